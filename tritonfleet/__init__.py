@@ -1,0 +1,1 @@
+"""Run many models on few GPUs with NVIDIA Triton Inference Server."""

@@ -1,0 +1,1 @@
+"""Facts about one tritonserver and its repository. No decisions are taken here."""

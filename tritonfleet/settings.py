@@ -1,0 +1,74 @@
+"""How this process runs, as opposed to what the fleet is.
+
+A flag wins over ``TRITONFLEET_<NAME>`` in the environment, which wins over ``settings:`` in the
+fleet file, which wins over the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseModel):
+    """Addresses, folders and patience of one ``tritonfleet`` process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: Path = Field(
+        Path("model_repository"),
+        description="The Triton model repository; relative to the working directory.",
+    )
+    state_dir: Path = Field(
+        Path(".tritonfleet"),
+        description="Logs, measured footprints and the pins survive a restart here.",
+    )
+    host: str = Field("127.0.0.1", description="Where the gateway and the control API listen.")
+    http_port: int = Field(
+        8000, ge=0, le=65535, description="The gateway's HTTP port (Triton's default); 0 picks one."
+    )
+    control_port: int = Field(
+        8003, ge=0, le=65535, description="The control API, always on loopback; 0 picks one."
+    )
+    policy: str = Field("priority_lru", description="Who is evicted: a registered policy.")
+    patience_s: float = Field(
+        2.0, ge=0, description="A wait longer than this may drain a busy, less recently used model."
+    )
+    queue_timeout_s: float = Field(
+        60.0, gt=0, description="The longest wait for room, unless the model's limits say less."
+    )
+    min_residency_s: float = Field(
+        10.0,
+        ge=0,
+        description="A loaded model stays this long, or four times its load time if that is less.",
+    )
+    load_timeout_s: float = Field(600.0, gt=0, description="The longest load, warm-up included.")
+    concurrent_loads: int = Field(
+        2, ge=1, description="Loads in progress at once on one server; others wait their turn."
+    )
+    stop_grace_s: float = Field(
+        30.0, ge=0, description="How long in-flight requests may take when the fleet stops."
+    )
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+
+class _Environment(Settings, BaseSettings):
+    # "ignore": other TRITONFLEET_ variables may belong to plugins.
+    model_config = SettingsConfigDict(env_prefix="TRITONFLEET_", extra="ignore")
+
+
+def resolve_settings(from_file: Settings, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force; None among the flags means the flag was not given."""
+    environment = _Environment()
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    return Settings.model_validate(
+        {
+            **from_file.model_dump(exclude_unset=True),
+            **environment.model_dump(exclude_unset=True),
+            **given,
+        }
+    )
