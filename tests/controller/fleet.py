@@ -1,0 +1,208 @@
+"""Builders for ledger tests, and a world that carries actions out in simulated time.
+
+The world is the other half of the contract: it does what a tritonserver does, late, out of order
+and sometimes not at all, and checks after every event what must never happen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from tritonfleet.controller.ledger import (
+    Action,
+    Drain,
+    Grant,
+    Ledger,
+    Load,
+    ModelFacts,
+    Phase,
+    Reject,
+    ServerFacts,
+    Unload,
+)
+from tritonfleet.controller.policy import Holding, PriorityLRU, ServerView, Wanted
+
+
+def model(name, footprint=0, *, priority=5, parts=()):
+    return Wanted(name, ((name, footprint), *parts), priority)
+
+
+def idle(name, footprint, *, used=0.0, priority=5, dependents=()):
+    return Holding(name, footprint, used, priority, True, tuple(dependents))
+
+
+def busy(name, footprint, *, used=0.0, priority=5):
+    return Holding(name, footprint, used, priority, False)
+
+
+def server(name, *, capacity, residents=()):
+    return ServerView(name, capacity, tuple(residents))
+
+
+def ledger(models, capacity=10, *, servers=None, policy=None, **options):
+    """A ledger over ``{"name": footprint}`` or ModelFacts, with one server 'gpu0' by default."""
+    facts = [
+        entry if isinstance(entry, ModelFacts) else ModelFacts(*entry)
+        for entry in (models.items() if isinstance(models, dict) else models)
+    ]
+    servers = servers or [ServerFacts("gpu0", capacity)]
+    options = {"min_residency_s": 0.0, **options}
+    return Ledger(facts, servers, policy or PriorityLRU(), **options)
+
+
+class World:
+    """Carries out actions at random later times, and watches the invariants."""
+
+    def __init__(self, ledger, *, seed=0, fail=0.0, lose=0.0):
+        self.ledger, self.random = ledger, random.Random(seed)
+        self.fail, self.lose, self.now = fail, lose, 0.0
+        self.pending: list[tuple[float, int, object]] = []
+        self.memory: dict[str, str] = {}
+        self.leaving: set[str] = set()
+        self.leases: dict[int, str] = {}
+        self.outcome: dict[int, str] = {}
+        self.open: set[int] = set()
+        self.onlookers: set[int] = set()
+        self.loads = 0
+        self._sequence = 0
+
+    # -- doing -----------------------------------------------------------------------------
+
+    def request(self, ticket, name, *, patience=30.0, holds=True):
+        self.open.add(ticket)
+        if not holds:
+            self.onlookers.add(ticket)
+        self.take(
+            self.ledger.request(ticket, name, self.now, deadline=self.now + patience, holds=holds)
+        )
+
+    def leave(self, ticket):
+        """The caller goes away, whether it waits or works."""
+        self.leases.pop(ticket, None)
+        self.open.discard(ticket)
+        self.take(self.ledger.cancel(ticket, self.now))
+
+    def take(self, actions: Iterable[Action]):
+        for action in actions:
+            self._carry_out(action)
+        self.check()
+
+    def step(self):
+        """The next thing that happens; False when nothing will."""
+        wakeup = self.ledger.next_wakeup(self.now)
+        if not self.pending and wakeup is None:
+            return False
+        self.pending.sort(key=lambda item: item[:2])
+        if self.pending and (wakeup is None or self.pending[0][0] <= wakeup):
+            at, _, event = self.pending.pop(0)
+            self.now = max(self.now, at)
+            event()
+        else:
+            self.now = wakeup
+            self.take(self.ledger.expire(self.now))
+        return True
+
+    def run(self, steps=100_000):
+        while steps and self.step():
+            steps -= 1
+        assert steps, "the fleet never comes to rest"
+
+    def later(self, event, low=0.01, high=1.0):
+        self._sequence += 1
+        delay = self.random.uniform(low, high)
+        self.pending.append((self.now + delay, self._sequence, event))
+
+    def kill(self, server):
+        """The server dies: what it held is gone, what it was doing never ends."""
+        held = {name for name, where in self.memory.items() if where == server}
+        for name in held:
+            del self.memory[name]
+        self.leaving -= held
+        self.pending = [item for item in self.pending if getattr(item[2], "server", "") != server]
+        for ticket in [t for t, name in self.leases.items() if name in held]:
+            del self.leases[ticket]
+        self.take(self.ledger.server_lost(server, self.now))
+
+    # -- what a server does ------------------------------------------------------------------
+
+    def _carry_out(self, action):
+        if isinstance(action, Grant):
+            self._grant(action)
+        elif isinstance(action, Reject):
+            self.outcome[action.ticket] = type(action.error).__name__
+            self.open.discard(action.ticket)
+        elif isinstance(action, Load):
+            self._load(action)
+        elif isinstance(action, Drain):
+            self.later(_On(action.server, lambda: self._drained(action.model)))
+        elif isinstance(action, Unload):
+            self._unload(action)
+
+    def _grant(self, action):
+        # DRAINING: granted, and at once told to make room when done.
+        assert self.ledger.phase(action.model) in (Phase.READY, Phase.DRAINING)
+        assert action.model in self.memory, "granted a model that is not in memory"
+        assert action.ticket in self.open, "granted to somebody who is not there"
+        self.outcome[action.ticket] = "served"
+        self.open.discard(action.ticket)
+        if action.ticket not in self.onlookers:
+            self.leases[action.ticket] = action.model
+
+    def _load(self, action):
+        assert action.model not in self.memory, "loaded twice at once"
+        for member in self.ledger._models[action.model].requires:
+            assert self.memory.get(member) == action.server, "an ensemble before its member"
+        self.loads += 1
+        self.memory[action.model] = action.server
+        self.later(_On(action.server, lambda: self._loaded(action.model)))
+
+    def _loaded(self, name):
+        if self.random.random() < self.fail:
+            del self.memory[name]
+            self.take(self.ledger.load_failed(name, "broken", self.now))
+        else:
+            self.take(self.ledger.loaded(name, self.now))
+
+    def _drained(self, name):
+        assert name not in self.leases.values(), "drained under a lease"
+        self.take(self.ledger.drained(name, self.now))
+
+    def _unload(self, action):
+        assert action.model not in self.leases.values(), "unloaded under a lease"
+        assert not self.ledger.is_pinned(action.model), "unloaded a pinned model"
+        for name in self.memory:
+            members = self.ledger._models[name].requires
+            assert action.model not in members, "unloaded a member under its ensemble"
+        self.leaving.add(action.model)
+        self.later(_On(action.server, lambda: self._unloaded(action.model)))
+
+    def _unloaded(self, name):
+        self.memory.pop(name, None)
+        self.leaving.discard(name)
+        self.take(self.ledger.unloaded(name, self.now))
+
+    # -- what must never happen --------------------------------------------------------------
+
+    def check(self):
+        for facts in self.ledger._servers.values():
+            held = sum(
+                self.ledger.footprint(name) for name, at in self.memory.items() if at == facts.name
+            )
+            assert held <= facts.capacity, "memory over capacity"
+            assert self.ledger.occupied(facts.name) <= facts.capacity
+            assert self.ledger.promised(facts.name) <= facts.capacity
+            assert held <= self.ledger.occupied(facts.name), "memory the ledger does not know of"
+        for name in self.leases.values():
+            assert self.ledger.phase(name) in (Phase.READY, Phase.DRAINING)
+        assert len(self.ledger._waiters) == len(self.open), "a caller was lost"
+
+
+class _On:
+    """An event that happens on a server, and dies with it."""
+
+    def __init__(self, server, event):
+        self.server, self.event = server, event
+
+    def __call__(self):
+        self.event()

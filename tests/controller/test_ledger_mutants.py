@@ -1,0 +1,132 @@
+"""Proof that the world of the property tests sees what it is there to see.
+
+Each mutant breaks one rule of the ledger on purpose; random traces must catch every one of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.controller.fleet import World
+from tests.controller.test_ledger_properties import play, settle
+from tritonfleet.controller.ledger import (
+    Ledger,
+    ModelFacts,
+    Phase,
+    ServerFacts,
+)
+from tritonfleet.controller.policy import PriorityLRU
+
+
+class Faithful(Ledger):
+    """No mutation: the control of the experiment."""
+
+
+class ForgetsUnloading(Ledger):
+    """Counts memory as free as soon as Triton has answered the unload."""
+
+    def occupied(self, server):
+        return self._sum(server, {Phase.LOADING, Phase.READY, Phase.DRAINING})
+
+
+class PlansAgainstOccupied(Ledger):
+    """Promises the same room twice: reservations do not count."""
+
+    def _view(self, server, wanted, now, *, busy, young):
+        view = super()._view(server, wanted, now, busy=busy, young=young)
+        kept = tuple(h for h in view.holdings if self.phase(h.model) is not Phase.RESERVED)
+        return type(view)(view.name, view.capacity, kept)
+
+
+class DrainsUnderLease(Ledger):
+    """Does not wait for requests in flight."""
+
+    def _departures(self):
+        for resident in self._residents.values():
+            resident.leases.clear()
+        yield from super()._departures()
+
+
+class EvictsPinned(Ledger):
+    """Takes pins for a suggestion."""
+
+    def _pinned_by(self, model):
+        return None
+
+
+class ForgetsLeavers(Ledger):
+    """Keeps the lease of a caller who left."""
+
+    def cancel(self, ticket, now):
+        if self._waiters.pop(ticket, None) is None:
+            return []
+        return self._settle(now)
+
+
+class LosesWaiters(Ledger):
+    """Forgets who waits when a load fails."""
+
+    def _reject_waiters(self, model, error):
+        super()._reject_waiters(model, error)
+        return []
+
+
+class LoadsTwice(Ledger):
+    """Starts a load for every caller instead of joining them."""
+
+    def request(self, ticket, model, now, *, deadline, holds=True):
+        if self.phase(model) is Phase.LOADING:
+            self._residents[model].phase = Phase.RESERVED
+        return super().request(ticket, model, now, deadline=deadline, holds=holds)
+
+
+class LeavesEnsemblesBehind(Ledger):
+    """Unloads a member while an ensemble that needs it is still there."""
+
+    def _dependents(self, model):
+        return ()
+
+
+class NeverImpatient(Ledger):
+    """Waits for ever behind busy models, and never turns anybody away."""
+
+    def expire(self, now):
+        return []
+
+
+MUTANTS = [
+    ForgetsUnloading, PlansAgainstOccupied, DrainsUnderLease, EvictsPinned, ForgetsLeavers,
+    LosesWaiters, LoadsTwice, LeavesEnsemblesBehind, NeverImpatient,
+]  # fmt: skip
+MODELS = [
+    ModelFacts("pinned", 2, 9),
+    ModelFacts("encoder", 4, 3),
+    ModelFacts("search", 0, 3, requires=("encoder",)),
+    ModelFacts("bert", 3, 5, max_concurrency=2),
+    ModelFacts("vit", 5, 5),
+    ModelFacts("llm", 6, 7),
+]
+
+
+def caught(kind, seed):
+    """Whether a trace of this seed shows something that must never happen."""
+    book = kind(
+        MODELS, [ServerFacts("gpu0", 10)], PriorityLRU(), patience_s=1.0, min_residency_s=0.5
+    )
+    world = World(book, seed=seed, fail=0.1 if seed % 2 else 0.0)
+    try:
+        world.take(book.pin("pinned", 0.0))
+        play(world, [model.name for model in MODELS], 120, lambda _: None)
+        settle(world)
+    except (AssertionError, KeyError, RecursionError):
+        return True
+    return bool(world.leases) or any(r.leases for r in book._residents.values())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda kind: kind.__name__)
+def test_random_traces_catch_the_mutant(mutant):
+    assert any(caught(mutant, seed) for seed in range(60)), mutant.__doc__
+
+
+def test_random_traces_find_no_fault_in_the_ledger_itself():
+    assert not any(caught(Faithful, seed) for seed in range(60))

@@ -1,0 +1,152 @@
+"""Random fleets, clients, failures and deaths: what must hold whatever happens."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.controller.fleet import World, ledger
+from tritonfleet.controller.ledger import ModelFacts, Phase, ServerFacts
+
+TRACES = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+
+
+@st.composite
+def fleets(draw):
+    """Plain models of several sizes and priorities, and ensembles over some of them."""
+    count = draw(st.integers(2, 8))
+    plain = [
+        ModelFacts(
+            f"m{i}",
+            draw(st.integers(1, 6)),
+            draw(st.integers(1, 10)),
+            max_concurrency=draw(st.sampled_from([None, None, 1, 2])),
+            queue_limit=draw(st.sampled_from([None, None, None, 3])),
+        )
+        for i in range(count)
+    ]
+    names = st.sampled_from([model.name for model in plain])
+    members = st.lists(names, min_size=1, max_size=3, unique=True)
+    ensembles = [
+        ModelFacts(f"e{i}", 0, draw(st.integers(1, 10)), requires=tuple(draw(members)))
+        for i in range(draw(st.integers(0, 3)))
+    ]
+    servers = [
+        ServerFacts(f"gpu{i}", draw(st.integers(4, 14)), draw(st.integers(1, 3)))
+        for i in range(draw(st.sampled_from([1, 1, 1, 2])))
+    ]
+    return [*plain, *ensembles], servers
+
+
+def play(world, names, steps, draw_server):
+    """Hundreds of clients come, work and go, in an order the seed decides."""
+    random, ticket = world.random, 0
+    for _ in range(steps):
+        choice = random.random()
+        if choice < 0.45:
+            ticket += 1
+            model, patience = random.choice(names), random.uniform(0.1, 30)
+            world.request(ticket, model, patience=patience, holds=random.random() < 0.9)
+        elif choice < 0.65 and world.leases:
+            world.leave(random.choice(sorted(world.leases)))
+        elif choice < 0.70 and world.open:
+            world.leave(random.choice(sorted(world.open)))
+        elif choice < 0.72:
+            draw_server(world)
+        else:
+            world.step()
+    return ticket
+
+
+def settle(world):
+    """Everybody finishes, and the fleet comes to rest."""
+    for _ in range(10_000):
+        while world.leases:
+            world.leave(min(world.leases))
+        if not world.leases and not (world.open or world.pending):
+            break
+        if not world.step() and not world.leases:
+            break
+    assert not world.open, "somebody was stranded"
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32), st.sampled_from([0.0, 0.0, 0.2]))
+def test_memory_leases_and_callers_are_safe_in_every_trace(fleet, seed, fail):
+    models, servers = fleet
+    book = ledger(models, servers=servers, patience_s=1.0, min_residency_s=0.5)
+    world = World(book, seed=seed, fail=fail)
+
+    def die(world):
+        name = world.random.choice([server.name for server in servers])
+        world.kill(name)
+        world.take(book.server_back(name, world.now))
+
+    play(world, [model.name for model in models], 150, die)
+    settle(world)
+    assert not world.leases
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32))
+def test_a_pinned_model_is_never_evicted(fleet, seed):
+    models, servers = fleet
+    book = ledger(models, servers=servers, patience_s=0.5)
+    world = World(book, seed=seed)
+    plain = min((m for m in models if not m.requires), key=lambda m: m.footprint)
+    if plain.footprint > max(server.capacity for server in servers):
+        return
+    world.take(book.pin(plain.name, 0.0))
+    world.run()
+    if book.phase(plain.name) is not Phase.READY:
+        return
+    play(world, [model.name for model in models], 150, lambda _: None)
+    settle(world)
+    assert plain.name in world.memory
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32))
+def test_every_request_that_fits_is_served_when_callers_are_patient(fleet, seed):
+    models, servers = fleet
+    book = ledger(models, servers=servers[:1], patience_s=0.5)
+    world = World(book, seed=seed)
+    for ticket in range(60):
+        world.request(ticket, world.random.choice(models).name, patience=1e6)
+        while world.leases and world.random.random() < 0.5:
+            world.leave(world.random.choice(sorted(world.leases)))
+    settle(world)
+    allowed = {"served", "ModelTooLarge", "FleetSaturated"}
+    assert set(world.outcome.values()) <= allowed
+    for ticket, outcome in world.outcome.items():
+        if outcome == "FleetSaturated":
+            assert any(model.queue_limit is not None for model in models), ticket
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32))
+def test_with_ample_memory_each_model_loads_once_and_nothing_is_evicted(fleet, seed):
+    models, _ = fleet
+    book = ledger(models, capacity=1000, patience_s=0.5)
+    world = World(book, seed=seed)
+    play(world, [model.name for model in models], 100, lambda _: None)
+    settle(world)
+    world.run()
+    assert world.loads == len(world.memory)
+    assert not any(decision.evicted for decision in book.decisions)
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32))
+def test_the_same_trace_gives_the_same_decisions(fleet, seed):
+    models, servers = fleet
+
+    def decisions():
+        book = ledger(models, servers=servers, patience_s=1.0)
+        world = World(book, seed=seed, fail=0.1)
+        play(world, [model.name for model in models], 80, lambda _: None)
+        return list(book.decisions)
+
+    assert decisions() == decisions()

@@ -1,0 +1,388 @@
+"""Carries the ledger's decisions out: loads, warms up, measures, unloads, and wakes who waits.
+
+One event loop and no locks: every event enters the ledger in one synchronous step, and every action
+that takes time becomes a supervised task which ends in exactly one further event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tritonfleet.controller.ledger import (
+    Action,
+    Decision,
+    Drain,
+    Grant,
+    Ledger,
+    Load,
+    Phase,
+    Reject,
+    Unload,
+)
+from tritonfleet.controller.warmup import prove
+from tritonfleet.errors import FleetError, LoadFailed, ServerError, ServerUnreachable
+from tritonfleet.server.client import TritonClient
+from tritonfleet.server.states import ReadyState
+
+log = logging.getLogger(__name__)
+WATCH_S = 2.0
+"""Between two looks at a server's statistics and index."""
+UNLOAD_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to use a model while it lasts: it will not be evicted under its holder."""
+
+    model: str
+    server: str
+    waited_s: float
+
+    @property
+    def cold(self) -> bool:
+        """Whether the holder had to wait."""
+        return self.waited_s > 0.0
+
+
+class Memory(Protocol):
+    """How a server's memory is read, where it can be."""
+
+    def model_bytes(self, model: str) -> int | None:
+        """Bytes that a loaded model holds; None where that cannot be told."""
+
+    async def until_free(self, model: str) -> bool:
+        """Returns True once an unloaded model's memory is back; False if that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHandle:
+    """One running tritonserver, as the controller holds it."""
+
+    client: TritonClient
+    memory: Memory | None = None
+
+
+class Controller:
+    """The residency of a fleet, for anybody on the same event loop.
+
+    ``configs`` gives a model's ``ModelConfig``; ``record`` keeps a measured footprint and returns
+    the figure to charge; ``clock`` is monotonic.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        servers: Mapping[str, ServerHandle],
+        *,
+        configs: Callable[[str], Any],
+        record: Callable[[str, int], int] = lambda _, footprint: footprint,
+        queue_timeout_s: float = 60.0,
+        load_timeout_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ledger = ledger
+        self._servers = dict(servers)
+        self._configs, self._record, self._clock = configs, record, clock
+        self._queue_timeout_s, self._load_timeout_s = queue_timeout_s, load_timeout_s
+        self._tickets = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Grant]] = {}
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._departures: Counter[str] = Counter()
+        self._absent: list[tuple[dict[str, int], asyncio.Future[None]]] = []
+        self._alarm: asyncio.TimerHandle | None = None
+
+    # -- for callers -----------------------------------------------------------------------
+
+    async def start(self, pinned: Iterable[str] = ()) -> None:
+        """Takes the servers as they are, loads the pinned models, and begins to watch."""
+        for name in self._servers:
+            await self._adopt(name)
+            self._spawn(self._watch(name), name)
+        for model in pinned:
+            self._apply(self.ledger.pin(model, self._clock()))
+
+    async def stop(self) -> None:
+        """Ends all tasks and turns away whoever waits."""
+        if self._alarm:
+            self._alarm.cancel()
+        for future in self._waiting.values():
+            future.cancel()
+        await self._cancel(list(self._tasks))
+        for handle in self._servers.values():
+            await handle.client.close()
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: str, timeout_s: float | None = None) -> AsyncIterator[Lease]:
+        """Holds a model in memory, loading it first if need be.
+
+        Raises ModelNotFound, ModelTooLarge, FleetSaturated after ``timeout_s``, or LoadFailed.
+        """
+        ticket = next(self._tickets)
+        grant = await self._ask(ticket, model, timeout_s, holds=True)
+        try:
+            yield Lease(grant.model, grant.server, grant.waited_s)
+        finally:
+            self._apply(self.ledger.release(ticket, self._clock()))
+
+    async def load(self, model: str, timeout_s: float | None = None) -> str:
+        """Makes a model READY and gives the server it is on; an earlier failure is forgiven."""
+        self.ledger.forgive(model)
+        grant = await self._ask(next(self._tickets), model, timeout_s, holds=False)
+        return grant.server
+
+    async def unload(self, model: str) -> None:
+        """Returns once a model, and the ensembles that need it, have left memory."""
+        leaving = {name: self._departures[name] for name in self.ledger.leaves_with(model)}
+        self._apply(self.ledger.unload(model, self._clock()))
+        if leaving:
+            gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._absent.append((leaving, gone))
+            self._announce_absent()
+            await gone
+
+    def pin(self, model: str) -> None:
+        """Keeps a model in memory from now on; PinRefused if it could not stay."""
+        self._apply(self.ledger.pin(model, self._clock()))
+        log.info("pin model=%s", model)
+
+    def unpin(self, model: str) -> None:
+        """Lets a model be evicted again."""
+        self._apply(self.ledger.unpin(model, self._clock()))
+        log.info("unpin model=%s", model)
+
+    def address(self, server: str) -> str:
+        """Where a server takes HTTP, as ``host:port``; ServerUnreachable while it is down."""
+        if server not in self._servers:
+            raise ServerUnreachable(server, "its address: it is down")
+        return self._servers[server].client.endpoint.http
+
+    def addresses(self, server: str) -> dict[str, str]:
+        """Where a running server takes HTTP and gRPC, as ``host:port``."""
+        endpoint = self._servers[server].client.endpoint
+        return {"http": endpoint.http, "grpc": endpoint.grpc}
+
+    def servers(self) -> tuple[str, ...]:
+        """The servers that are up."""
+        return tuple(self._servers)
+
+    def any_server(self) -> str | None:
+        """A server that is up, if any is."""
+        return next(iter(self._servers), None)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """The bounded log of decisions, oldest first."""
+        return tuple(self.ledger.decisions)
+
+    def now(self) -> float:
+        """The controller's clock, in seconds; only differences mean anything."""
+        return self._clock()
+
+    # -- for the supervisor ----------------------------------------------------------------
+
+    async def server_lost(self, name: str) -> None:
+        """A server died: whatever it was doing will not end."""
+        handle = self._servers.pop(name, None)
+        await self._cancel([task for task, server in self._tasks.items() if server == name])
+        self._apply(self.ledger.server_lost(name, self._clock()))
+        self._announce_absent()
+        if handle:
+            await handle.client.close()
+
+    def server_back(self, name: str, handle: ServerHandle) -> None:
+        """A server runs again, empty; what it held comes back."""
+        self._servers[name] = handle
+        self._spawn(self._watch(name), name)
+        self._apply(self.ledger.server_back(name, self._clock()))
+
+    # -- events into the ledger, actions out -------------------------------------------------
+
+    async def _ask(self, ticket: int, model: str, timeout_s: float | None, *, holds: bool) -> Grant:
+        now = self._clock()
+        deadline = now + (self._queue_timeout_s if timeout_s is None else timeout_s)
+        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        self._apply(self.ledger.request(ticket, model, now, deadline=deadline, holds=holds))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The caller left; the grant may have been made in the same moment.
+            self._apply(self.ledger.cancel(ticket, self._clock()))
+            raise
+        finally:
+            self._waiting.pop(ticket, None)
+
+    def _apply(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Grant):
+                self._settle_future(action.ticket, action)
+            elif isinstance(action, Reject):
+                self._settle_future(action.ticket, action.error)
+            else:
+                self._spawn(self._carry_out(action), action.server)
+        self._announce_absent()
+        self._set_alarm()
+
+    def _settle_future(self, ticket: int, outcome: Grant | FleetError) -> None:
+        future = self._waiting.get(ticket)
+        if future is None or future.done():
+            return
+        if isinstance(outcome, Grant):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+    def _set_alarm(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        now = self._clock()
+        wakeup = self.ledger.next_wakeup(now)
+        self._alarm = None
+        if wakeup is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(max(0.0, wakeup - now), self._expire)
+
+    def _expire(self) -> None:
+        self._apply(self.ledger.expire(self._clock()))
+
+    def _announce_absent(self) -> None:
+        pending = []
+        for leaving, gone in self._absent:
+            # Counted, because a model that left may already be on its way back for somebody else.
+            stays = [m for m, seen in leaving.items() if self._departures[m] == seen]
+            if any(self.ledger.phase(model) for model in stays):
+                pending.append((leaving, gone))
+            elif not gone.done():
+                gone.set_result(None)
+        self._absent = pending
+
+    # -- actions that take time ----------------------------------------------------------------
+
+    def _spawn(self, work: Awaitable[None], server: str) -> None:
+        task = asyncio.ensure_future(self._supervised(work))
+        self._tasks[task] = server
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def _supervised(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception:  # a bug in one task must be seen, and must not take the fleet with it
+            log.exception("a controller task failed")
+
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry_out(self, action: Load | Drain | Unload) -> None:
+        if isinstance(action, Load):
+            await self._load(action)
+        elif isinstance(action, Unload):
+            await self._unload(action)
+        else:
+            # Every request we carry holds a lease, and the ledger drains only what has none.
+            self._apply(self.ledger.drained(action.model, self._clock()))
+
+    async def _load(self, action: Load) -> None:
+        handle, started = self._servers[action.server], self._clock()
+        try:
+            await asyncio.wait_for(
+                self._load_and_prove(handle.client, action.model), self._load_timeout_s
+            )
+        except (FleetError, asyncio.TimeoutError) as error:
+            reason = _reason(error, self._load_timeout_s)
+            await self._abandon(handle.client, action.model)
+            log.warning("load failed model=%s server=%s: %s", action.model, action.server, reason)
+            self._apply(self.ledger.load_failed(action.model, reason, self._clock()))
+            return
+        seconds = self._clock() - started
+        log.info("loaded model=%s server=%s load_s=%.3f", action.model, action.server, seconds)
+        self._apply(self.ledger.loaded(action.model, self._clock()))
+        await self._measure(handle, action.model)
+
+    async def _load_and_prove(self, client: TritonClient, model: str) -> None:
+        config = self._configs(model)
+        await client.load(model, self._load_timeout_s)
+        await prove(client, config, self._load_timeout_s)
+
+    async def _abandon(self, client: TritonClient, model: str) -> None:
+        """Takes back a load that may still succeed: Triton goes on when its caller has left."""
+        with contextlib.suppress(FleetError):
+            await client.unload(model)
+
+    async def _measure(self, handle: ServerHandle, model: str) -> None:
+        if handle.memory is None:
+            return
+        size = await asyncio.to_thread(handle.memory.model_bytes, model)
+        if size is not None:
+            self._apply(self.ledger.measured(model, self._record(model, size), self._clock()))
+
+    async def _unload(self, action: Unload) -> None:
+        handle, started = self._servers[action.server], self._clock()
+        while True:
+            try:
+                await self._unload_and_confirm(handle, action.model)
+                break
+            except ServerError as error:
+                # Its memory stays charged until the unload is confirmed or the server is gone.
+                log.warning("unload model=%s: %s", action.model, error)
+                await asyncio.sleep(UNLOAD_RETRY_S)
+        seconds = self._clock() - started
+        log.info("unloaded model=%s server=%s unload_s=%.3f", action.model, action.server, seconds)
+        self._departures[action.model] += 1
+        self._apply(self.ledger.unloaded(action.model, self._clock()))
+
+    async def _unload_and_confirm(self, handle: ServerHandle, model: str) -> None:
+        await handle.client.unload(model)
+        # Triton answers before the memory is free, so believe the processes or the index.
+        if handle.memory is None or not await handle.memory.until_free(model):
+            await handle.client.until_unloaded(model)
+
+    # -- watching ------------------------------------------------------------------------------
+
+    async def _adopt(self, name: str) -> None:
+        states = await self._servers[name].client.states()
+        for model, entry in states.items():
+            if entry.state is ReadyState.READY:
+                self._apply(self.ledger.adopt(model, name, self._clock()))
+
+    async def _watch(self, name: str) -> None:
+        """Learns of uses and losses that did not go through us."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            client = self._servers[name].client
+            with contextlib.suppress(FleetError):
+                ready = self._ready_on(name)
+                states = await client.states()
+                used = {
+                    model: self._from_unix_ms(statistics.last_inference_ms)
+                    for model, statistics in (await client.statistics()).items()
+                    if statistics.last_inference_ms
+                }
+                gone = [m for m in ready if m not in states or states[m].state in _GONE]
+                if gone:
+                    log.warning("server=%s lost models=%s", name, ",".join(gone))
+                self._apply(self.ledger.observed(used, gone, self._clock()))
+
+    def _ready_on(self, server: str) -> list[str]:
+        views = self.ledger.residents(self._clock())
+        return [v.model for v in views if v.server == server and v.phase is Phase.READY]
+
+    def _from_unix_ms(self, milliseconds: int) -> float:
+        return self._clock() - (time.time() - milliseconds / 1000)
+
+
+_GONE = (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN)
+
+
+def _reason(error: FleetError | asyncio.TimeoutError, timeout_s: float) -> str:
+    if isinstance(error, LoadFailed):
+        return error.reason
+    return str(error) if isinstance(error, FleetError) else f"it took longer than {timeout_s:g} s"

@@ -1,0 +1,862 @@
+"""Which models are resident, and where.
+
+Events go in, actions come out. Nothing here waits, talks to a server or reads a clock: every event
+brings the time with it. Each public event changes the state and then calls ``_settle``, the one
+place where state turns into actions.
+
+Two sums are kept for every server. *Promised* (RESERVED, LOADING, READY) is what planning counts;
+*occupied* (LOADING, READY, DRAINING, UNLOADING) is what its memory holds. A load is planned against
+the first and started only when it fits beside the second.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tritonfleet.controller.policy import Holding, Plan, Policy, ServerView, Wanted
+from tritonfleet.errors import (
+    FleetError,
+    FleetSaturated,
+    LoadFailed,
+    ModelNotFound,
+    ModelTooLarge,
+    PinRefused,
+)
+from tritonfleet.units import format_bytes
+
+BACKOFF_FIRST_S = 5.0
+"""Pause after a first failed load; doubled with each further failure in a row."""
+BACKOFF_LONGEST_S = 900.0
+RESIDENCY_PER_LOAD = 4.0
+"""A model that took t seconds to load stays this many times t, but no longer than the minimum."""
+AGING_S = 10.0
+"""A caller who has waited so long is served as if its model were one priority higher."""
+
+
+class Phase(enum.Enum):
+    """Where a model stands on one server; absent means it is not there at all."""
+
+    RESERVED = "RESERVED"
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    UNLOADING = "UNLOADING"
+
+
+PROMISED = frozenset({Phase.RESERVED, Phase.LOADING, Phase.READY})
+OCCUPIED = frozenset({Phase.LOADING, Phase.READY, Phase.DRAINING, Phase.UNLOADING})
+LEAVING = frozenset({Phase.DRAINING, Phase.UNLOADING})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the ledger must know of a model."""
+
+    name: str
+    footprint: int
+    """Bytes of memory when loaded, as far as is known; corrected by ``measured``."""
+    priority: int = 5
+    requires: tuple[str, ...] = ()
+    """Models that must be READY on the same server before this one can load."""
+    max_concurrency: int | None = None
+    queue_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the ledger must know of a server."""
+
+    name: str
+    capacity: int
+    """Bytes that models may occupy."""
+    concurrent_loads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load the model now: its memory is free."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Send no more requests to the model, and say when none is in flight."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Unload the model, and say when its memory is free."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The caller may use the model until it releases its ticket."""
+
+    ticket: int
+    model: str
+    server: str
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The caller will not get the model."""
+
+    ticket: int
+    error: FleetError
+
+
+Action: TypeAlias = Load | Drain | Unload | Grant | Reject
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One eviction or load, with what spoke for it and against the alternatives."""
+
+    at: float
+    model: str
+    server: str
+    evicted: tuple[str, ...]
+    reason: str
+    kept: tuple[tuple[str, str], ...] = ()
+    """The models that stayed, each with why."""
+
+
+@dataclass(slots=True)
+class _Resident:
+    model: str
+    server: str
+    footprint: int
+    since: float
+    phase: Phase = Phase.RESERVED
+    last_used: float = 0.0
+    load_s: float = 0.0
+    leases: set[int] = field(default_factory=set)
+    drain_ordered: bool = False
+    leave_when_ready: bool = False
+
+
+@dataclass(slots=True)
+class _Waiter:
+    ticket: int
+    model: str
+    since: float
+    deadline: float
+    holds: bool
+    """Whether the caller takes a lease, or only wants to see the model READY."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    count: int
+    reason: str
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentView:
+    """A resident model, for people and for the metrics."""
+
+    model: str
+    server: str
+    phase: Phase
+    footprint: int
+    last_used: float
+    since: float
+    leases: int
+    stays_because: str | None
+
+
+class Ledger:
+    """The state of the fleet's memory, and every decision about it."""
+
+    def __init__(
+        self,
+        models: Iterable[ModelFacts],
+        servers: Iterable[ServerFacts],
+        policy: Policy,
+        *,
+        patience_s: float = 2.0,
+        min_residency_s: float = 10.0,
+        decisions_kept: int = 1000,
+    ) -> None:
+        self._models = {model.name: model for model in models}
+        self._servers = {server.name: server for server in servers}
+        self._policy = policy
+        self._patience_s = patience_s
+        self._min_residency_s = min_residency_s
+        self._residents: dict[str, _Resident] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._tickets: dict[int, str] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._pinned: set[str] = set()
+        self._restore: dict[str, float] = {}
+        self._down: set[str] = set()
+        self._footprints = {name: model.footprint for name, model in self._models.items()}
+        self._families = _families(self._models)
+        self._dependents_of = _dependents(self._models)
+        self.decisions: deque[Decision] = deque(maxlen=decisions_kept)
+
+    # -- events ------------------------------------------------------------------------------
+
+    def request(
+        self, ticket: int, model: str, now: float, *, deadline: float, holds: bool = True
+    ) -> list[Action]:
+        """Somebody wants a model: a lease on it, or (``holds=False``) only to see it READY."""
+        refusal = self._refusal(model, now, holds)
+        if refusal is not None:
+            return [Reject(ticket, refusal)]
+        self._waiters[ticket] = _Waiter(ticket, model, now, deadline, holds)
+        return self._settle(now)
+
+    def cancel(self, ticket: int, now: float) -> list[Action]:
+        """A caller left: its wait ends, or its lease if it was granted meanwhile."""
+        if self._waiters.pop(ticket, None) is None:
+            return self.release(ticket, now)
+        return self._settle(now)
+
+    def release(self, ticket: int, now: float) -> list[Action]:
+        """A caller is done with its lease; unknown tickets are ignored."""
+        model = self._tickets.pop(ticket, None)
+        resident = self._residents.get(model) if model else None
+        if resident is None or ticket not in resident.leases:
+            return []
+        resident.leases.discard(ticket)
+        self._touch(resident.model, now)
+        return self._settle(now)
+
+    def loaded(self, model: str, now: float) -> list[Action]:
+        """A load ended well, and an inference has proved it."""
+        resident = self._residents.get(model)
+        if resident is None or resident.phase is not Phase.LOADING:
+            return []
+        resident.phase, resident.load_s, resident.since = Phase.READY, now - resident.since, now
+        resident.last_used = now
+        self._failures.pop(model, None)
+        self._restore.pop(model, None)
+        if resident.leave_when_ready and not self._waiting_for(model):
+            self._leave(self._unit(model), now)
+        return self._settle(now)
+
+    def load_failed(self, model: str, reason: str, now: float) -> list[Action]:
+        """A load ended badly: whoever waits is told, and the next try is put off."""
+        resident = self._residents.get(model)
+        if resident is None or resident.phase is not Phase.LOADING:
+            return []
+        del self._residents[model]
+        count = self._failures[model].count + 1 if model in self._failures else 1
+        pause = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_LONGEST_S)
+        self._failures[model] = _Failure(count, reason, now + pause)
+        self._restore.pop(model, None)
+        actions: list[Action] = []
+        for name in [model, *self._dependents(model)]:
+            actions += self._reject_waiters(name, self._load_failed_error(name, now))
+        return actions + self._settle(now)
+
+    def measured(self, model: str, footprint: int, now: float) -> list[Action]:
+        """The memory a loaded model really takes; if it is too much, others or it must go."""
+        self._footprints[model] = footprint
+        resident = self._residents.get(model)
+        if resident is not None:
+            resident.footprint = footprint
+        return self._settle(now)
+
+    def drained(self, model: str, now: float) -> list[Action]:
+        """Nothing is in flight for a draining model any more."""
+        resident = self._residents.get(model)
+        if resident is None or resident.phase is not Phase.DRAINING:
+            return []
+        resident.phase = Phase.UNLOADING
+        return [Unload(model, resident.server), *self._settle(now)]
+
+    def unloaded(self, model: str, now: float) -> list[Action]:
+        """The memory of an unloaded model is free."""
+        resident = self._residents.get(model)
+        if resident is None or resident.phase is not Phase.UNLOADING:
+            return []
+        del self._residents[model]
+        return self._settle(now)
+
+    def expire(self, now: float) -> list[Action]:
+        """Time has passed: late waiters are refused, impatient ones may drain busy models."""
+        actions: list[Action] = []
+        for waiter in [w for w in self._waiters.values() if w.deadline <= now]:
+            del self._waiters[waiter.ticket]
+            actions.append(Reject(waiter.ticket, self._too_late(waiter, now)))
+        return actions + self._settle(now)
+
+    def observed(self, used: Mapping[str, float], gone: Iterable[str], now: float) -> list[Action]:
+        """What a server says: when models were last used, and which READY ones it no longer has."""
+        for model, last_used in used.items():
+            resident = self._residents.get(model)
+            if resident is not None and last_used > resident.last_used:
+                resident.last_used = last_used
+        for model in gone:
+            resident = self._residents.get(model)
+            if resident is not None and resident.phase is Phase.READY:
+                self._forget(resident)
+        return self._settle(now)
+
+    def adopt(self, model: str, server: str, now: float) -> list[Action]:
+        """A model that was found loaded on a server when the controller started."""
+        if model in self._models and model not in self._residents:
+            footprint = self._footprints[model]
+            self._residents[model] = _Resident(model, server, footprint, now, Phase.READY, now)
+        return self._settle(now)
+
+    def server_lost(self, server: str, now: float) -> list[Action]:
+        """A server died with all it held; waiters stay, and its models come back with it."""
+        self._down.add(server)
+        for resident in [r for r in self._residents.values() if r.server == server]:
+            if resident.phase is Phase.READY:
+                self._restore[resident.model] = resident.last_used
+            self._forget(resident)
+        return self._settle(now)
+
+    def server_back(self, server: str, now: float) -> list[Action]:
+        """A server answers again, empty."""
+        self._down.discard(server)
+        return self._settle(now)
+
+    def pin(self, model: str, now: float) -> list[Action]:
+        """The model is loaded if it is not, and never evicted; PinRefused if it could not stay."""
+        self._known(model)
+        pinned = self._closure({*self._pinned, model})
+        total = sum(self._footprints[name] for name in pinned)
+        room = sum(server.capacity for server in self._servers.values())
+        if self._too_large(model) or total > room:
+            raise PinRefused(
+                model,
+                f"pinning it would promise {format_bytes(total)} of {format_bytes(room)}. "
+                "Unpin another model, or raise the capacity.",
+            )
+        self._pinned.add(model)
+        return self._settle(now)
+
+    def unpin(self, model: str, now: float) -> list[Action]:
+        """The model may be evicted again."""
+        self._known(model)
+        self._pinned.discard(model)
+        return self._settle(now)
+
+    def unload(self, model: str, now: float) -> list[Action]:
+        """The model leaves, once idle, with the ensembles that need it; PinRefused if pinned."""
+        self._known(model)
+        resident = self._residents.get(model)
+        self._restore.pop(model, None)
+        if resident is None:
+            return []
+        unit = self._unit(model)
+        pinned = [name for name in unit if name in self._pinned]
+        if pinned:
+            raise PinRefused(
+                model, f"{pinned[0]} is pinned. 'tritonfleet unpin {pinned[0]}' first."
+            )
+        for name in unit:
+            if self._residents[name].phase in (Phase.RESERVED, Phase.LOADING):
+                self._residents[name].leave_when_ready = True
+        self._leave([name for name in unit if self._residents[name].phase is Phase.READY], now)
+        self._decide(now, model, resident.server, tuple(unit), "unloaded on request")
+        return self._settle(now)
+
+    def forgive(self, model: str) -> None:
+        """Forgets that loads of a model failed: somebody asks for it explicitly."""
+        for name in (model, *self._known(model).requires):
+            self._failures.pop(name, None)
+
+    # -- questions ---------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model of the fleet."""
+        return tuple(self._models)
+
+    @property
+    def servers(self) -> tuple[ServerFacts, ...]:
+        """Every server of the fleet, up or down."""
+        return tuple(self._servers.values())
+
+    def priority(self, model: str) -> int:
+        """Who is evicted last; 1 is the most important."""
+        return self._known(model).priority
+
+    def leaves_with(self, model: str) -> tuple[str, ...]:
+        """What an unload of a model would take out of memory; ModelNotFound for a foreign name."""
+        self._known(model)
+        return tuple(name for name in self._unit(model) if name in self._residents)
+
+    def ready_on(self, model: str) -> str | None:
+        """The server where a model is READY, if any."""
+        resident = self._residents.get(model)
+        return resident.server if resident and resident.phase is Phase.READY else None
+
+    def phase(self, model: str) -> Phase | None:
+        """Where a model stands; None when it is on no server."""
+        resident = self._residents.get(model)
+        return resident.phase if resident else None
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The pinned models."""
+        return frozenset(self._pinned)
+
+    def is_pinned(self, model: str) -> bool:
+        """Whether a model is pinned."""
+        return model in self._pinned
+
+    def failure(self, model: str, now: float) -> LoadFailed | None:
+        """Why the last load failed, while the back-off lasts."""
+        failing = self._failing(model, now)
+        return self._load_failed_error(model, now) if failing else None
+
+    def footprint(self, model: str) -> int:
+        """Bytes the model takes when loaded, as far as is known."""
+        return self._footprints[model]
+
+    def promised(self, server: str) -> int:
+        """Bytes that planning counts on a server."""
+        return self._sum(server, PROMISED)
+
+    def occupied(self, server: str) -> int:
+        """Bytes that a server's memory holds."""
+        return self._sum(server, OCCUPIED)
+
+    def waiting(self, model: str) -> int:
+        """How many callers wait for a model."""
+        return len(self._waiting_for(model))
+
+    def residents(self, now: float) -> tuple[ResidentView, ...]:
+        """Every model on a server, with what keeps it there."""
+        return tuple(self._resident_view(resident, now) for resident in self._residents.values())
+
+    def next_wakeup(self, now: float) -> float | None:
+        """When ``expire`` should next be called if nothing else happens; None for never."""
+        times = [w.deadline for w in self._waiters.values()]
+        times += [w.since + self._patience_s for w in self._waiters.values()]
+        times += [failure.retry_at for failure in self._failures.values()]
+        if self._waiters or self._pinned or self._restore:
+            times += [self._young_until(r) for r in self._residents.values()]
+        return min((at for at in times if at > now), default=None)
+
+    # -- from state to actions ---------------------------------------------------------------
+
+    def _settle(self, now: float) -> list[Action]:
+        """Everything the present state calls for, in the order it must happen."""
+        for server in self._servers.values():
+            self._shrink(server, now)
+        self._drop_unwanted_reservations()
+        actions = list(self._refuse_impossible())
+        # Before placing: an impatient caller must not drain what has just been loaded for others.
+        actions += self._grants(now)
+        self._place_all(now)
+        actions += self._departures()
+        actions += self._loads(now)
+        return actions
+
+    def _place_all(self, now: float) -> None:
+        for model, since, demanded in self._wants(now):
+            if model in self._residents or self._failing(model, now):
+                continue
+            placed = self._place(model, since, now, demanded)
+            # Nobody overtakes a caller past its patience, or a large model could starve.
+            if not placed and demanded and now - since >= self._patience_s:
+                break
+
+    def _wants(self, now: float) -> list[tuple[str, float, bool]]:
+        """(model, since, demanded): demand by priority and age, then pins, then restores."""
+        oldest: dict[str, float] = {}
+        for waiter in self._waiters.values():
+            oldest[waiter.model] = min(waiter.since, oldest.get(waiter.model, waiter.since))
+        wants = [
+            (0, self._models[model].priority - (now - since) / AGING_S, since, model)
+            for model, since in oldest.items()
+        ]
+        pins = self._pinned - oldest.keys()
+        wants += [(1, float(self._models[model].priority), 0.0, model) for model in pins]
+        restores = self._restore.keys() - oldest.keys() - pins
+        wants += [(2, -self._restore[model], 0.0, model) for model in restores]
+        return [(model, since, rank == 0) for rank, _, since, model in sorted(wants)]
+
+    def _place(self, model: str, since: float, now: float, demanded: bool) -> bool:
+        """Reserves room for a model and its members; False when there is none to be made now."""
+        parts = (*self._models[model].requires, model)
+        if any(self._is_leaving(part) for part in parts) or not self._servers_for(model):
+            return False
+        wanted = Wanted(
+            model,
+            tuple((part, self._footprints[part]) for part in parts),
+            self._models[model].priority,
+        )
+        plan = self._policy.plan(wanted, self._views(wanted, now, busy=False))
+        if plan is None and demanded and now - since >= self._patience_s:
+            plan = self._policy.plan(wanted, self._views(wanted, now, busy=True))
+        if plan is None or (plan.evict and not demanded and model not in self._pinned):
+            if not demanded:
+                self._restore.pop(model, None)
+            return False
+        self._commit(wanted, plan, now)
+        return True
+
+    def _commit(self, wanted: Wanted, plan: Plan, now: float) -> None:
+        kept = self._kept(plan, now)
+        for part, footprint in wanted.parts:
+            if part not in self._residents:
+                self._residents[part] = _Resident(part, plan.server, footprint, now, last_used=now)
+        self._leave(plan.evict, now)
+        reason = "room was free"
+        if plan.evict:
+            size = sum(self._residents[name].footprint for name in plan.evict)
+            reason = f"least important, then least recently used; frees {format_bytes(size)}"
+        self._decide(now, wanted.model, plan.server, plan.evict, reason, kept)
+
+    def _grants(self, now: float) -> Iterator[Action]:
+        for waiter in list(self._waiters.values()):
+            resident = self._residents.get(waiter.model)
+            if resident is None or resident.phase is not Phase.READY:
+                continue
+            limit = self._models[waiter.model].max_concurrency
+            if waiter.holds and limit is not None and len(resident.leases) >= limit:
+                continue
+            del self._waiters[waiter.ticket]
+            if waiter.holds:
+                resident.leases.add(waiter.ticket)
+                self._tickets[waiter.ticket] = waiter.model
+            self._touch(waiter.model, now)
+            yield Grant(waiter.ticket, waiter.model, resident.server, now - waiter.since)
+
+    def _departures(self) -> Iterator[Action]:
+        for resident in self._residents.values():
+            ready = not resident.leases and not any(
+                name in self._residents for name in self._dependents(resident.model)
+            )
+            if resident.phase is Phase.DRAINING and ready and not resident.drain_ordered:
+                resident.drain_ordered = True
+                yield Drain(resident.model, resident.server)
+
+    def _loads(self, now: float) -> Iterator[Action]:
+        for resident in self._residents.values():
+            if resident.phase is not Phase.RESERVED or resident.server in self._down:
+                continue
+            server = self._servers[resident.server]
+            members = self._models[resident.model].requires
+            if (
+                all(self.phase(member) is Phase.READY for member in members)
+                and self._loading(server.name) < server.concurrent_loads
+                and self.occupied(server.name) + resident.footprint <= server.capacity
+            ):
+                resident.phase, resident.since = Phase.LOADING, now
+                yield Load(resident.model, resident.server)
+
+    def _shrink(self, server: ServerFacts, now: float) -> None:
+        """Makes up for footprints that turned out larger than promised."""
+        if self.promised(server.name) <= server.capacity:
+            return
+        for resident in reversed(list(self._residents.values())):
+            if resident.server == server.name and resident.phase is Phase.RESERVED:
+                del self._residents[resident.model]
+                if self.promised(server.name) <= server.capacity:
+                    return
+        view = self._view(server, Wanted("", ()), now, busy=False, young=True)
+        plan = self._policy.plan(Wanted("", ()), [view])
+        if plan is not None and plan.evict:
+            self._leave(plan.evict, now)
+            reason = "a model turned out larger than was known; the budget holds"
+            self._decide(now, "", server.name, plan.evict, reason)
+
+    def _refuse_impossible(self) -> Iterator[Action]:
+        """Turns away whoever waits for a model that has been measured too large."""
+        for model in {waiter.model for waiter in self._waiters.values()}:
+            error = self._too_large(model)
+            if error is not None and self.phase(model) is not Phase.READY:
+                yield from self._reject_waiters(model, error)
+
+    def _drop_unwanted_reservations(self) -> None:
+        """Gives up room whose callers have all left, or whose ensemble lost a member."""
+        reserved = [r.model for r in self._residents.values() if r.phase is Phase.RESERVED]
+        if not reserved:
+            return
+        wanted = {waiter.model for waiter in self._waiters.values()}
+        wanted |= self._pinned | self._restore.keys()
+        # Ensembles first: their members are wanted only as long as they are.
+        for model in sorted(reserved, key=lambda name: -len(self._models[name].requires)):
+            needed = any(self._is_promised(name) for name in self._dependents(model))
+            complete = all(self._is_promised(name) for name in self._models[model].requires)
+            if not complete or not (needed or model in wanted):
+                del self._residents[model]
+
+    # -- what the policy sees ------------------------------------------------------------------
+
+    def _views(self, wanted: Wanted, now: float, *, busy: bool) -> list[ServerView]:
+        return [
+            self._view(self._servers[name], wanted, now, busy=busy, young=False)
+            for name in self._servers_for(wanted.model)
+        ]
+
+    def _servers_for(self, model: str) -> list[str]:
+        """Servers a model may go to: where its family is, or any that is up."""
+        homes = {r.server for r in self._residents.values() if r.model in self._families[model]}
+        return [name for name in (homes or self._servers) if name not in self._down]
+
+    def _view(
+        self, server: ServerFacts, wanted: Wanted, now: float, *, busy: bool, young: bool
+    ) -> ServerView:
+        holdings = tuple(
+            Holding(
+                resident.model,
+                resident.footprint,
+                resident.last_used,
+                self._models[resident.model].priority,
+                self._evictable(resident, wanted, now, busy=busy, young=young),
+                tuple(name for name in self._dependents(resident.model) if self._is_promised(name)),
+            )
+            for resident in self._residents.values()
+            if resident.server == server.name and resident.phase in PROMISED
+        )
+        return ServerView(server.name, server.capacity, holdings)
+
+    def _evictable(
+        self, resident: _Resident, wanted: Wanted, now: float, *, busy: bool, young: bool
+    ) -> bool:
+        if resident.phase is not Phase.READY or self._pinned_by(resident.model):
+            return False
+        priority = self._models[resident.model].priority
+        waived = young or wanted.priority < priority
+        if self._young_until(resident) > now and not waived:
+            return False
+        if self._in_use(resident):
+            return busy and priority >= wanted.priority and not self._coming(resident.model)
+        return True
+
+    def _hold(self, resident: _Resident, now: float) -> str | None:
+        """Why a READY model is not evictable, in words; None when it is."""
+        pinned = self._pinned_by(resident.model)
+        if pinned:
+            return "pinned" if pinned == resident.model else f"needed by {pinned}, which is pinned"
+        if resident.leases:
+            return f"in use by {len(resident.leases)}"
+        users = [d for d in self._dependents(resident.model) if d in self._residents]
+        busy = next((d for d in users if self._in_use(self._residents[d])), None)
+        if busy:
+            return f"needed by {busy}, which is in use"
+        left = self._young_until(resident) - now
+        return f"loaded just now, stays {left:.1f} s longer" if left > 0 else None
+
+    def _resident_view(self, resident: _Resident, now: float) -> ResidentView:
+        return ResidentView(
+            model=resident.model,
+            server=resident.server,
+            phase=resident.phase,
+            footprint=resident.footprint,
+            last_used=resident.last_used,
+            since=resident.since,
+            leases=len(resident.leases),
+            stays_because=self._hold(resident, now) if resident.phase is Phase.READY else None,
+        )
+
+    def _kept(self, plan: Plan, now: float) -> tuple[tuple[str, str], ...]:
+        if not plan.evict:
+            return ()
+        return tuple(
+            (r.model, self._hold(r, now) or "more important or more recently used")
+            for r in self._residents.values()
+            if r.server == plan.server and r.phase is Phase.READY and r.model not in plan.evict
+        )
+
+    # -- small facts ---------------------------------------------------------------------------
+
+    def _refusal(self, model: str, now: float, holds: bool) -> FleetError | None:
+        if model not in self._models:
+            return ModelNotFound(model, tuple(self._models))
+        too_large = self._too_large(model)
+        if too_large is not None and self.phase(model) is not Phase.READY:
+            return too_large
+        failure = self.failure(model, now)
+        if failure is not None and self.phase(model) is None:
+            return failure
+        limit = self._models[model].queue_limit
+        if (
+            holds
+            and limit is not None
+            and self._would_queue(model)
+            and self.waiting(model) >= limit
+        ):
+            return FleetSaturated(model, 0.0, 1.0, f"{limit} requests wait for it already")
+        return None
+
+    def _would_queue(self, model: str) -> bool:
+        resident, limit = self._residents.get(model), self._models[model].max_concurrency
+        if resident is None or resident.phase is not Phase.READY:
+            return True
+        return limit is not None and len(resident.leases) >= limit
+
+    def _too_late(self, waiter: _Waiter, now: float) -> FleetError:
+        waited, phase = now - waiter.since, self.phase(waiter.model)
+        failure = self.failure(waiter.model, now)
+        if failure is not None and phase is None:
+            return failure
+        if phase in (Phase.RESERVED, Phase.LOADING):
+            return FleetSaturated(waiter.model, waited, 1.0, "it is still being loaded")
+        if phase is Phase.READY:
+            return FleetSaturated(waiter.model, waited, 1.0, "its max_concurrency is in use")
+        if len(self._down) == len(self._servers):
+            return FleetSaturated(waiter.model, waited, 5.0, "its server is restarting")
+        return FleetSaturated(waiter.model, waited, self._retry_after(now))
+
+    def _retry_after(self, now: float) -> float:
+        """Until the first resident's minimum residency ends; at least a second."""
+        ends = [self._young_until(r) - now for r in self._residents.values()]
+        return max(1.0, min((left for left in ends if left > 0), default=1.0))
+
+    def _too_large(self, model: str) -> ModelTooLarge | None:
+        own = self._closure({model})
+        pinned = self._closure(self._pinned) - own
+        need = sum(self._footprints[name] for name in own)
+        largest = max(
+            server.capacity - self._pinned_bytes(server.name, pinned)
+            for server in self._servers.values()
+        )
+        return ModelTooLarge(model, need, largest) if need > largest else None
+
+    def _pinned_bytes(self, server: str, pinned: set[str]) -> int:
+        return sum(
+            r.footprint
+            for r in self._residents.values()
+            if r.server == server and r.model in pinned
+        )
+
+    def _leave(self, models: Iterable[str], now: float) -> None:
+        for model in models:
+            resident = self._residents[model]
+            if resident.phase is Phase.READY:
+                resident.phase, resident.since = Phase.DRAINING, now
+                resident.drain_ordered = False
+
+    def _forget(self, resident: _Resident) -> None:
+        for ticket in resident.leases:
+            self._tickets.pop(ticket, None)
+        self._residents.pop(resident.model, None)
+
+    def _touch(self, model: str, now: float) -> None:
+        """A use of an ensemble is a use of its members."""
+        for name in (model, *self._models[model].requires):
+            if name in self._residents:
+                self._residents[name].last_used = max(now, self._residents[name].last_used)
+
+    def _reject_waiters(self, model: str, error: FleetError) -> list[Action]:
+        tickets = [waiter.ticket for waiter in self._waiting_for(model)]
+        for ticket in tickets:
+            del self._waiters[ticket]
+        return [Reject(ticket, error) for ticket in tickets]
+
+    def _load_failed_error(self, model: str, now: float) -> LoadFailed:
+        culprit = self._failing(model, now) or model
+        failure = self._failures[culprit]
+        reason = failure.reason if culprit == model else f"its member {culprit}: {failure.reason}"
+        return LoadFailed(model, reason, max(0.0, failure.retry_at - now))
+
+    def _failing(self, model: str, now: float) -> str | None:
+        """The model, or the member of it, that is in back-off after a failed load."""
+        for name in (model, *self._models[model].requires):
+            if name in self._failures and self._failures[name].retry_at > now:
+                return name
+        return None
+
+    def _known(self, model: str) -> ModelFacts:
+        if model not in self._models:
+            raise ModelNotFound(model, tuple(self._models))
+        return self._models[model]
+
+    def _closure(self, models: Iterable[str]) -> set[str]:
+        return {part for model in models for part in (model, *self._models[model].requires)}
+
+    def _dependents(self, model: str) -> tuple[str, ...]:
+        return self._dependents_of[model]
+
+    def _unit(self, model: str) -> list[str]:
+        """What leaves with a model: the ensembles that need it, then itself."""
+        dependents = [name for name in self._dependents(model) if name in self._residents]
+        return [*dependents, model]
+
+    def _in_use(self, resident: _Resident) -> bool:
+        return bool(
+            resident.leases
+            or self._waiting_for(resident.model)
+            or self._coming(resident.model)
+            or any(self._residents[name].leases for name in self._unit(resident.model))
+        )
+
+    def _coming(self, model: str) -> bool:
+        """Whether an ensemble that needs the model is about to load."""
+        early = (Phase.RESERVED, Phase.LOADING)
+        return any(self.phase(name) in early for name in self._dependents(model))
+
+    def _pinned_by(self, model: str) -> str | None:
+        """The model itself or an ensemble that needs it, whichever is pinned."""
+        return next((n for n in (model, *self._dependents(model)) if n in self._pinned), None)
+
+    def _young_until(self, resident: _Resident) -> float:
+        if resident.phase is not Phase.READY:
+            return 0.0
+        return resident.since + min(self._min_residency_s, RESIDENCY_PER_LOAD * resident.load_s)
+
+    def _waiting_for(self, model: str) -> list[_Waiter]:
+        return [waiter for waiter in self._waiters.values() if waiter.model == model]
+
+    def _is_leaving(self, model: str) -> bool:
+        return self.phase(model) in LEAVING
+
+    def _is_promised(self, model: str) -> bool:
+        return self.phase(model) in PROMISED
+
+    def _loading(self, server: str) -> int:
+        return sum(
+            1 for r in self._residents.values() if r.server == server and r.phase is Phase.LOADING
+        )
+
+    def _sum(self, server: str, phases: frozenset[Phase]) -> int:
+        return sum(
+            r.footprint
+            for r in self._residents.values()
+            if r.server == server and r.phase in phases
+        )
+
+    def _decide(
+        self,
+        now: float,
+        model: str,
+        server: str,
+        evicted: tuple[str, ...],
+        reason: str,
+        kept: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.decisions.append(Decision(now, model, server, evicted, reason, kept))
+
+
+def _dependents(models: Mapping[str, ModelFacts]) -> dict[str, tuple[str, ...]]:
+    """For each model the ensembles that need it."""
+    return {
+        name: tuple(other for other, facts in models.items() if name in facts.requires)
+        for name in models
+    }
+
+
+def _families(models: Mapping[str, ModelFacts]) -> dict[str, frozenset[str]]:
+    """For each model all that are joined to it by ensembles, and so must share its server."""
+    family = {name: {name} for name in models}
+    for name, facts in models.items():
+        joined = set[str]().union(*(family[part] for part in (name, *facts.requires)))
+        for part in joined:
+            family[part] = joined
+    return {name: frozenset(members) for name, members in family.items()}
