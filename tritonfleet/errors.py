@@ -204,14 +204,21 @@ class ModelTooLarge(ResidencyError):
 class FleetSaturated(ResidencyError):
     """No room could be made in time; the same request may succeed later."""
 
-    def __init__(self, model: str, waited_s: float, retry_after_s: float) -> None:
-        super().__init__(model, waited_s, retry_after_s)
+    def __init__(
+        self,
+        model: str,
+        waited_s: float,
+        retry_after_s: float,
+        cause: str = "every other model is in use, pinned or just loaded",
+    ) -> None:
+        super().__init__(model, waited_s, retry_after_s, cause)
         self.model, self.waited_s, self.retry_after_s = model, waited_s, retry_after_s
+        self.cause = cause
 
     def __str__(self) -> str:
         return (
-            f"no room for {self.model} after {self.waited_s:.1f} s: every other model is in use, "
-            f"pinned or just loaded. Retry in {self.retry_after_s:.0f} s, or raise the capacity."
+            f"{self.model} could not be had within {self.waited_s:.1f} s: {self.cause}. "
+            f"Retry in {self.retry_after_s:.0f} s, or raise the server's capacity."
         )
 
 

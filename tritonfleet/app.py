@@ -1,0 +1,407 @@
+"""The composition root of ``tritonfleet serve``: builds all parts, joins them, takes them down.
+
+Everything else is handed what it needs; only this module knows all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from aiohttp import web
+from rich.console import Console
+from rich.table import Table
+
+from tritonfleet import plugins
+from tritonfleet.controller.controller import Controller, ServerHandle
+from tritonfleet.controller.footprint import FootprintStore, known_footprint
+from tritonfleet.controller.ledger import Ledger, ModelFacts, ServerFacts
+from tritonfleet.errors import FleetError, LaunchError, PortTaken
+from tritonfleet.gateway.activator import Activator
+from tritonfleet.gateway.control import ControlApi
+from tritonfleet.gateway.relay import Relay
+from tritonfleet.launchers.base import LaunchOptions, RunningServer
+from tritonfleet.server.client import TritonClient
+from tritonfleet.server.layout import (
+    model_versions,
+    published_models,
+    read_manifest,
+    replace_text,
+)
+from tritonfleet.server.memory import ProcessMemory
+from tritonfleet.server.pbtxt import datatype, read_config
+from tritonfleet.settings import Settings, resolve_settings
+from tritonfleet.spec import FleetSpec, ServerSpec, load_fleet
+
+log = logging.getLogger(__name__)
+RESTART_FIRST_S = 0.5
+RESTART_LONGEST_S = 30.0
+HEALTHY_S = 60.0
+"""A server that ran so long starts its restart back-off anew."""
+
+
+class Fleet:
+    """A running fleet: tritonservers, controller and gateway, as one thing to start and stop."""
+
+    def __init__(self, spec: FleetSpec, settings: Settings) -> None:
+        self.spec, self.settings = spec, settings
+        self.repository = settings.repository.resolve()
+        self._manifest = read_manifest(self.repository)
+        self._footprints = FootprintStore(settings.state_dir / "footprints.json")
+        self._pins_file = settings.state_dir / "pins.json"
+        self._running: dict[str, RunningServer] = {}
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._runners: list[web.AppRunner] = []
+        self._relay = Relay()
+        self.controller: Controller
+        self.gateway_url = ""
+        self.control_url = ""
+
+    # -- starting and stopping ---------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Brings everything up, or takes down what came up and raises why the rest did not."""
+        try:
+            await self._check_ports()
+            await self._launch_all()
+            await self._start_controller()
+            await self._relay.start()
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Lets requests in flight finish, then stops the servers."""
+        for task in self._supervisors:
+            task.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
+        for runner in self._runners:
+            await runner.cleanup()
+        if hasattr(self, "controller"):
+            await self.controller.stop()
+        await self._relay.stop()
+        grace = self.settings.stop_grace_s
+        await asyncio.gather(*(server.stop(grace) for server in self._running.values()))
+        self._running.clear()
+        (self.settings.state_dir / "control.json").unlink(missing_ok=True)
+
+    async def _check_ports(self) -> None:
+        """Fails before anything heavy is started if our ports are taken."""
+        for port, flag in ((self.settings.http_port, "--http-port"),
+                           (self.settings.control_port, "--control-port")):  # fmt: skip
+            if port:
+                host = self.settings.host if flag == "--http-port" else "127.0.0.1"
+                await _probe_port(host, port, flag)
+
+    async def _launch_all(self) -> None:
+        launched = await asyncio.gather(
+            *(self._launch(server) for server in self.spec.servers), return_exceptions=True
+        )
+        for server, outcome in zip(self.spec.servers, launched, strict=True):
+            if not isinstance(outcome, BaseException):
+                self._running[server.name] = outcome
+        for outcome in launched:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _launch(self, server: ServerSpec) -> RunningServer:
+        launcher = plugins.lookup("launchers", server.launcher)()
+        running: RunningServer = await launcher.start(
+            LaunchOptions(
+                name=server.name,
+                repository=self.repository,
+                state_dir=self.settings.state_dir.resolve(),
+                rate_limit=self._wants_rate_limit(),
+                model_load_thread_count=max(4, self.settings.concurrent_loads),
+                exit_timeout_s=self.settings.stop_grace_s,
+                http_url=server.http_url,
+                grpc_url=server.grpc_url,
+            )
+        )
+        return running
+
+    def _wants_rate_limit(self) -> bool:
+        groups = (g for name in self.spec.models for g in self.spec.serving(name).instance_group)
+        return any(group.rate_limiter is not None for group in groups)
+
+    async def _start_controller(self) -> None:
+        self.controller = Controller(
+            self._ledger(),
+            {name: _handle(name, running) for name, running in self._running.items()},
+            configs=lambda model: read_config(self.repository, model),
+            record=self._record_footprint,
+            queue_timeout_s=self.settings.queue_timeout_s,
+            load_timeout_s=self.settings.load_timeout_s,
+        )
+        declared = [name for name in self.spec.models if self.spec.residency(name).pinned]
+        await self.controller.start([*declared, *self._saved_pins()])
+        self._supervisors = [
+            asyncio.create_task(self._supervise(server)) for server in self.spec.servers
+        ]
+
+    def _ledger(self) -> Ledger:
+        entries = self._manifest.models
+        models = [
+            ModelFacts(
+                name,
+                known_footprint(self.spec, name, entries.get(name), self._footprints),
+                self.spec.residency(name).priority,
+                self.spec.requires(name),
+                self.spec.limits(name).max_concurrency,
+                self.spec.limits(name).queue_limit,
+            )
+            for name in self.spec.models
+        ]
+        servers = [
+            ServerFacts(server.name, server.budget, self.settings.concurrent_loads)
+            for server in self.spec.servers
+        ]
+        return Ledger(
+            models,
+            servers,
+            plugins.lookup("policies", self.settings.policy)(),
+            patience_s=self.settings.patience_s,
+            min_residency_s=self.settings.min_residency_s,
+        )
+
+    async def _listen(self) -> None:
+        activator = Activator(
+            self.controller,
+            self._relay,
+            version=version("tritonfleet"),
+            configs=lambda model: read_config(self.repository, model),
+            versions=lambda model: model_versions(self.repository / model),
+            timeouts_s={
+                name: limit
+                for name in self.spec.models
+                if (limit := self.spec.limits(name).timeout_s) is not None
+            },
+        )
+        control = ControlApi(
+            self.controller,
+            fleet=self.spec.name,
+            gateway=lambda: self.gateway_url,
+            descriptions={name: model.description for name, model in self.spec.models.items()},
+            save_pins=self._save_pins,
+        )
+        self.gateway_url = await self._site(
+            activator.application(), self.settings.host, self.settings.http_port, "--http-port"
+        )
+        self.control_url = await self._site(
+            control.application(), "127.0.0.1", self.settings.control_port, "--control-port"
+        )
+        replace_text(
+            self.settings.state_dir / "control.json",
+            json.dumps({"control": self.control_url, "gateway": self.gateway_url}) + "\n",
+        )
+
+    async def _site(self, app: web.Application, host: str, port: int, flag: str) -> str:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            auto_decompress=False,  # bodies pass through as they came
+            handler_cancellation=True,  # a client that gives up is forgotten at once
+            shutdown_timeout=self.settings.stop_grace_s,
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise PortTaken(host, port, flag) from error
+        address = runner.addresses[0]
+        return f"http://{address[0]}:{address[1]}"
+
+    # -- servers that die ----------------------------------------------------------------------
+
+    async def _supervise(self, server: ServerSpec) -> None:
+        """Restarts a server that exits, ever more slowly when it keeps exiting."""
+        pause, loop = RESTART_FIRST_S, asyncio.get_running_loop()
+        while True:
+            started, running = loop.time(), self._running[server.name]
+            status = await running.wait()
+            tail = running.log_tail(5)
+            log.error(
+                "server=%s exited status=%s; restarting. Last lines:\n%s", server.name, status, tail
+            )
+            await self.controller.server_lost(server.name)
+            await running.stop(0)
+            if loop.time() - started > HEALTHY_S:
+                pause = RESTART_FIRST_S
+            pause = await self._restart(server, pause)
+
+    async def _restart(self, server: ServerSpec, pause: float) -> float:
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RESTART_LONGEST_S)
+            try:
+                self._running[server.name] = await self._launch(server)
+            except (LaunchError, FleetError) as error:
+                log.error("server=%s does not start: %s", server.name, error)
+                continue
+            self.controller.server_back(
+                server.name, _handle(server.name, self._running[server.name])
+            )
+            log.warning("server=%s is back", server.name)
+            return pause
+
+    # -- what survives a restart ---------------------------------------------------------------
+
+    def _record_footprint(self, model: str, footprint: int) -> int:
+        if self.spec.residency(model).footprint is not None:
+            return max(footprint, self.spec.residency(model).footprint or 0)
+        entry = self._manifest.models.get(model)
+        return self._footprints.record(model, entry.digest if entry else "", footprint)
+
+    def _saved_pins(self) -> list[str]:
+        try:
+            pins = json.loads(self._pins_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [str(name) for name in pins if name in self.spec.models]
+
+    def _save_pins(self, pinned: frozenset[str]) -> None:
+        declared = {name for name in self.spec.models if self.spec.residency(name).pinned}
+        replace_text(self._pins_file, json.dumps(sorted(pinned - declared)) + "\n")
+
+
+def _handle(name: str, running: RunningServer) -> ServerHandle:
+    pid = running.endpoint.pid
+    memory = ProcessMemory(pid) if pid is not None else None
+    return ServerHandle(TritonClient(name, running.endpoint), memory)
+
+
+async def _probe_port(host: str, port: int, flag: str) -> None:
+    try:
+        server = await asyncio.start_server(lambda *_: None, host, port)
+    except OSError as error:
+        raise PortTaken(host, port, flag) from error
+    server.close()
+    await server.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def running_fleet(spec: FleetSpec, settings: Settings) -> AsyncIterator[Fleet]:
+    """A fleet that runs as long as the block does."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    fleet = Fleet(spec, settings)
+    await fleet.start()
+    try:
+        yield fleet
+    finally:
+        await fleet.stop()
+
+
+# -- the command -----------------------------------------------------------------------------
+
+
+def default_fleet_file() -> str:
+    """The demo fleet, when called inside a checkout; otherwise the file must be named."""
+    return "triton_configs/demo.yaml"
+
+
+@click.command()
+@click.option("--fleet", "-f", "fleet_file", envvar="TRITONFLEET_FLEET", show_envvar=True,
+              default=default_fleet_file, show_default="triton_configs/demo.yaml",
+              type=click.Path(path_type=Path), help="The fleet file.")  # fmt: skip
+@click.option("--repository", type=click.Path(path_type=Path), help="The Triton model repository.")
+@click.option("--host", help="Where the gateway listens.")
+@click.option("--http-port", type=int, help="The gateway's port; 0 picks one.")
+@click.option("--control-port", type=int, help="The control API's port; 0 picks one.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Logs, footprints and pins.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve(fleet_file: Path, **flags: Any) -> None:
+    """Launch Triton and serve every model of a fleet at one address."""
+    spec = load_fleet(fleet_file)
+    settings = resolve_settings(spec.settings, flags)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    asyncio.run(_serve(spec, settings))
+
+
+async def _serve(spec: FleetSpec, settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    _warn_unbuilt(spec, settings.repository, console)
+    starting = asyncio.ensure_future(_until(stop))
+    async with _interruptible(spec, settings, starting) as fleet:
+        if fleet is None:
+            return
+        console.print(_addresses(fleet))
+        console.print(_example(fleet), markup=False)
+        console.print("Ctrl-C stops the fleet.", style="dim")
+        await starting
+        console.print("stopping: requests in flight may finish …", style="dim")
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _interruptible(
+    spec: FleetSpec, settings: Settings, interrupted: asyncio.Future[None]
+) -> AsyncIterator[Fleet | None]:
+    """A running fleet, or None when the user interrupts its start."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    fleet = Fleet(spec, settings)
+    start = asyncio.ensure_future(fleet.start())
+    await asyncio.wait({start, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    if not start.done():
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        yield None
+        return
+    start.result()
+    try:
+        yield fleet
+    finally:
+        await fleet.stop()
+
+
+def _warn_unbuilt(spec: FleetSpec, repository: Path, console: Console) -> None:
+    missing = sorted(set(spec.models) - set(published_models(repository)))
+    if missing:
+        text = f"not built, and so not available: {', '.join(missing)}. Run 'tritonfleet build'."
+        console.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def _addresses(fleet: Fleet) -> Table:
+    table = Table(title=f"fleet '{fleet.spec.name}'", title_justify="left", show_header=False)
+    table.add_row("models (Open Inference Protocol)", f"{fleet.gateway_url}/v2")
+    table.add_row("control API", f"{fleet.control_url}/v1/status")
+    for name, running in fleet._running.items():
+        table.add_row(f"tritonserver '{name}'", f"log: {running.log_file or 'its own'}")
+    return table
+
+
+def _example(fleet: Fleet) -> str:
+    """How to call a model of this fleet that takes text, or whichever it has."""
+    for model in fleet.spec.models:
+        with contextlib.suppress(FleetError):
+            config = read_config(fleet.repository, model)
+            if len(config.input) == 1 and datatype(config.input[0].data_type) == "BYTES":
+                body = json.dumps(
+                    {"inputs": [{"name": config.input[0].name, "shape": [1, 1],
+                                 "datatype": "BYTES", "data": ["Hello, fleet"]}]}
+                )  # fmt: skip
+                if fleet.spec.models[model].members:
+                    url = f"{fleet.gateway_url}/v2/models/{model}/infer"
+                    return f"curl -s {url} -d '{body}'\ntritonfleet infer {model} 'Hello, fleet'"
+    first = next(iter(fleet.spec.models))
+    return f"curl -s {fleet.gateway_url}/v2/models/{first}"

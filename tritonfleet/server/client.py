@@ -1,0 +1,184 @@
+"""What we say to one tritonserver, and what it answers, over gRPC.
+
+Loads never go over HTTP: there a load runs on the thread that serves other clients' connections
+and freezes them until it is done. Foreign errors end here: what leaves is a ServerError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tritonfleet.errors import (
+    FleetError,
+    LoadFailed,
+    ServerTimeout,
+    ServerUnreachable,
+    UnloadFailed,
+)
+from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.states import IndexEntry, ReadyState, model_states
+
+_T = TypeVar("_T")
+CONFIRM_POLL_S = 0.02
+SHORT_CALL_S = 10.0
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """What a server counts for one model, over all of its versions since it was loaded."""
+
+    last_inference_ms: int
+    """Unix time in milliseconds of the last completed inference; 0 before the first."""
+    inference_count: int
+    execution_count: int
+    success_count: int
+
+
+class InferenceRefused(FleetError):
+    """Triton answered an inference with an error: the server lives, the request did not."""
+
+    def __init__(self, model: str, code: str, reason: str) -> None:
+        super().__init__(model, code, reason)
+        self.model, self.code, self.reason = model, code, reason
+
+    def __str__(self) -> str:
+        return f"{self.model} answered {self.code}: {self.reason}"
+
+
+class TritonClient:
+    """A connection to one tritonserver; safe for any number of concurrent calls."""
+
+    def __init__(self, name: str, endpoint: Endpoint) -> None:
+        self.name, self.endpoint = name, endpoint
+        self._channel = grpc.aio.insecure_channel(endpoint.grpc, options=_CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._admin = tuple(endpoint.admin_grpc_headers.items())
+
+    async def close(self) -> None:
+        """Ends the connection; calls in progress fail."""
+        await self._channel.close()
+
+    async def live(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            answer = await self._call(
+                self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=SHORT_CALL_S), "live"
+            )
+        except (ServerUnreachable, ServerTimeout):
+            return False
+        return bool(answer.live)
+
+    async def load(self, model: str, timeout_s: float) -> None:
+        """Loads a model and waits for it; LoadFailed with Triton's reason if it refuses."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        call = self._stub.RepositoryModelLoad(request, timeout=timeout_s, metadata=self._admin)
+        try:
+            await self._call(call, f"load {model}", timeout_s)
+        except InferenceRefused as error:
+            raise LoadFailed(model, error.reason) from error
+
+    async def unload(self, model: str) -> None:
+        """Asks for an unload. Triton answers before the memory is free: see ``until_unloaded``."""
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        call = self._stub.RepositoryModelUnload(request, timeout=SHORT_CALL_S, metadata=self._admin)
+        try:
+            await self._call(call, f"unload {model}")
+        except InferenceRefused as error:
+            raise UnloadFailed(model, error.reason) from error
+
+    async def until_unloaded(self, model: str) -> None:
+        """Returns once the index says that a model is gone; waits for as long as that takes."""
+        while True:
+            state = (await self.states()).get(model)
+            if state is None or state.state in (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN):
+                return
+            await asyncio.sleep(CONFIRM_POLL_S)
+
+    async def index(self) -> list[IndexEntry]:
+        """The repository index, a line for each version."""
+        request = service_pb2.RepositoryIndexRequest()
+        call = self._stub.RepositoryIndex(request, timeout=SHORT_CALL_S, metadata=self._admin)
+        answer = await self._call(call, "index")
+        return [
+            IndexEntry(model.name, model.version, ReadyState(model.state), model.reason)
+            for model in answer.models
+        ]
+
+    async def states(self) -> dict[str, IndexEntry]:
+        """Every model's state."""
+        return model_states(await self.index())
+
+    async def statistics(self) -> dict[str, ModelStatistics]:
+        """What the server counts for each loaded model."""
+        request = service_pb2.ModelStatisticsRequest()
+        answer = await self._call(
+            self._stub.ModelStatistics(request, timeout=SHORT_CALL_S), "statistics"
+        )
+        return _by_model(answer.model_stats)
+
+    async def infer(self, request: Any, timeout_s: float) -> Any:
+        """One inference; InferenceRefused with code and reason if Triton answers an error."""
+        call = self._stub.ModelInfer(request, timeout=timeout_s)
+        return await self._call(call, f"infer {request.model_name}", timeout_s, request.model_name)
+
+    async def _call(
+        self,
+        call: Awaitable[_T],
+        operation: str,
+        timeout_s: float = SHORT_CALL_S,
+        model: str = "",
+    ) -> _T:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error, operation, timeout_s, model) from error
+
+    def _translated(
+        self, error: grpc.aio.AioRpcError, operation: str, timeout_s: float, model: str
+    ) -> FleetError:
+        code, reason = error.code(), error.details() or ""
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ServerTimeout(self.name, operation, timeout_s)
+        # Triton itself answers UNAVAILABLE with a reason of its own, such as a full queue.
+        if code is grpc.StatusCode.UNAVAILABLE and _is_transport(reason):
+            return ServerUnreachable(self.name, self.endpoint.grpc)
+        if code is grpc.StatusCode.CANCELLED and _is_transport(reason):
+            return ServerUnreachable(self.name, self.endpoint.grpc)
+        return InferenceRefused(model or operation, code.name, reason)
+
+
+def _is_transport(reason: str) -> bool:
+    signs = (
+        "connect",
+        "socket closed",
+        "channel",
+        "reset",
+        "goaway",
+        "transport",
+        "stream removed",
+    )
+    return any(sign in reason.lower() for sign in signs) or not reason
+
+
+def _by_model(statistics: Any) -> dict[str, ModelStatistics]:
+    found: dict[str, ModelStatistics] = {}
+    for entry in statistics:
+        known = found.get(entry.name, ModelStatistics(0, 0, 0, 0))
+        found[entry.name] = ModelStatistics(
+            max(known.last_inference_ms, entry.last_inference),
+            known.inference_count + entry.inference_count,
+            known.execution_count + entry.execution_count,
+            known.success_count + entry.inference_stats.success.count,
+        )
+    return found
