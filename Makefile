@@ -1,0 +1,55 @@
+# Every target sets up what it needs; set-up is free when nothing has changed.
+PYTHON ?= python3
+FLEET ?= triton_configs/demo.yaml
+ARGS ?=
+BIN := .venv/bin
+export TRITONFLEET_FLEET := $(FLEET)
+
+.PHONY: help setup build-repo serve bench test test-fast check format lock schema clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  FLEET=path/to/fleet.yaml chooses the fleet (now: $(FLEET)); ARGS=… goes to the command."
+
+setup:  ## make the virtual environment (.venv), or bring it up to date
+	@$(PYTHON) scripts/setup.py
+
+build-repo: setup  ## build the fleet's models into model_repository/
+	@$(BIN)/tritonfleet build $(ARGS)
+
+serve: setup  ## build what has changed, launch Triton, serve every model at one address
+	@$(BIN)/tritonfleet build
+	@exec $(BIN)/tritonfleet serve $(ARGS)
+
+bench: setup  ## measure the fleet against Triton itself with perf_analyzer
+	@$(BIN)/tritonfleet build
+	@$(BIN)/tritonfleet bench --serve $(FLEET) $(ARGS)
+
+test: setup  ## run every test that this machine can run
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup  ## run the tests that need no server and no export
+	@$(BIN)/python -m pytest -m "not triton and not build and not perf" $(ARGS)
+
+check: setup  ## formatting, lint, types, import layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup  ## format the code and mend what the linter can
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+schema: setup  ## write triton_configs/fleet.schema.json anew
+	@$(BIN)/tritonfleet schema > triton_configs/fleet.schema.json
+
+lock: setup  ## resolve constraints.txt anew from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+	  --no-annotate --no-header --quiet -o constraints.txt
+
+clean:  ## remove everything that is built; asks for nothing, keeps your files
+	rm -rf .venv .tritonfleet .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
