@@ -1,0 +1,60 @@
+"""Every error survives a pickle and speaks in whole sentences."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from tritonfleet import errors
+from tritonfleet.errors import FleetError, Problem
+from tritonfleet.server.client import InferenceRefused
+from tritonfleet.talk import FleetUnreachable, Refused
+
+EXAMPLES = [
+    errors.InvalidSpec("fleet.yaml", (Problem("models", "is missing", 3, "add it"),)),
+    errors.UnknownPlugin("tritonfleet.policies", "lru", ("priority_lru",)),
+    errors.SourceUnavailable("bert", "no such directory", "Check the path."),
+    errors.ExportFailed("bert", "unsupported operator"),
+    errors.ParityFailed("bert", "output 'logits' differs by 0.1"),
+    errors.InvalidModelConfig("bert", "line 3: no such field"),
+    errors.PublishFailed("bert", "no space left on device"),
+    errors.ServerUnreachable("gpu0", "127.0.0.1:8001"),
+    errors.ServerTimeout("gpu0", "load bert", 3.0),
+    errors.LoadFailed("bert", "corrupt file", 4.0),
+    errors.UnloadFailed("bert", "no answer"),
+    errors.ModelNotFound("bret", ("bert",)),
+    errors.ModelTooLarge("llm", 3 * 2**30, 2**30),
+    errors.FleetSaturated("bert", 2.0, 1.0),
+    errors.PinRefused("bert", "it is pinned"),
+    errors.LauncherUnavailable("embedded", "no wheel", "Install it."),
+    errors.ServerExited("gpu0", 139, "Segmentation fault", "log"),
+    errors.PortTaken("127.0.0.1", 8000, "--http-port"),
+    errors.AnalyzerMissing("none found"),
+    errors.AnalyzerFailed("first", 1, "boom"),
+    errors.Unstable("first", "never settled"),
+    InferenceRefused("bert", "INTERNAL", "boom"),
+    FleetUnreachable("http://127.0.0.1:8003", "refused"),
+    Refused(404, "not found"),
+]
+
+
+def leaves(kind=FleetError):
+    below = kind.__subclasses__()
+    return {kind} if not below else set().union(*(leaves(child) for child in below))
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_a_pickle(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (copy.args, str(copy)) == (error.args, str(error))
+
+
+def test_every_error_of_the_tree_is_tested():
+    ours = {kind for kind in leaves() if kind.__module__.startswith("tritonfleet.")}
+    assert ours == {type(error) for error in EXAMPLES}
+
+
+def test_a_misspelt_model_gets_a_suggestion():
+    assert "Did you mean 'bert'?" in str(errors.ModelNotFound("bret", ("bert", "vit")))
