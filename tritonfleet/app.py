@@ -11,7 +11,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tritonfleet import plugins
-from tritonfleet.controller.controller import Controller, ServerHandle
+from tritonfleet.controller.controller import Controller, ProcessMemory, ServerHandle
 from tritonfleet.controller.footprint import FootprintStore, known_footprint
 from tritonfleet.controller.ledger import Ledger, ModelFacts, ServerFacts
 from tritonfleet.errors import FleetError, LaunchError, PortTaken
@@ -37,7 +37,6 @@ from tritonfleet.server.layout import (
     read_manifest,
     replace_text,
 )
-from tritonfleet.server.memory import ProcessMemory
 from tritonfleet.server.pbtxt import datatype, read_config
 from tritonfleet.settings import Settings, resolve_settings
 from tritonfleet.spec import FleetSpec, ServerSpec, load_fleet
@@ -146,7 +145,7 @@ class Fleet:
         declared = [name for name in self.spec.models if self.spec.residency(name).pinned]
         await self.controller.start([*declared, *self._saved_pins()])
         self._supervisors = [
-            asyncio.create_task(self._supervise(server)) for server in self.spec.servers
+            asyncio.create_task(_logged(self._supervise(server))) for server in self.spec.servers
         ]
 
     def _ledger(self) -> Ledger:
@@ -235,7 +234,6 @@ class Fleet:
                 "server=%s exited status=%s; restarting. Last lines:\n%s", server.name, status, tail
             )
             await self.controller.server_lost(server.name)
-            await running.stop(0)
             if loop.time() - started > HEALTHY_S:
                 pause = RESTART_FIRST_S
             pause = await self._restart(server, pause)
@@ -273,6 +271,14 @@ class Fleet:
     def _save_pins(self, pinned: frozenset[str]) -> None:
         declared = {name for name in self.spec.models if self.spec.residency(name).pinned}
         replace_text(self._pins_file, json.dumps(sorted(pinned - declared)) + "\n")
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception:  # a server without supervisor must not go unnoticed
+        log.exception("the supervisor of a server failed")
+        raise
 
 
 def _handle(name: str, running: RunningServer) -> ServerHandle:

@@ -209,7 +209,7 @@ class FleetSaturated(ResidencyError):
         model: str,
         waited_s: float,
         retry_after_s: float,
-        cause: str = "every other model is in use, pinned or just loaded",
+        cause: str = "every other model is in use, pinned or just loaded, and the memory is full",
     ) -> None:
         super().__init__(model, waited_s, retry_after_s, cause)
         self.model, self.waited_s, self.retry_after_s = model, waited_s, retry_after_s
@@ -218,7 +218,7 @@ class FleetSaturated(ResidencyError):
     def __str__(self) -> str:
         return (
             f"{self.model} could not be had within {self.waited_s:.1f} s: {self.cause}. "
-            f"Retry in {self.retry_after_s:.0f} s, or raise the server's capacity."
+            f"Retry in {self.retry_after_s:.0f} s."
         )
 
 

@@ -281,6 +281,14 @@ class Ledger:
         resident.phase = Phase.UNLOADING
         return [Unload(model, resident.server), *self._settle(now)]
 
+    def shrunk(self, model: str, remaining: int, now: float) -> list[Action]:
+        """A model that is being unloaded holds only so much any more."""
+        resident = self._residents.get(model)
+        if resident is None or resident.phase is not Phase.UNLOADING:
+            return []
+        resident.footprint = min(resident.footprint, remaining)
+        return self._settle(now)
+
     def unloaded(self, model: str, now: float) -> list[Action]:
         """The memory of an unloaded model is free."""
         resident = self._residents.get(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format, text_format
+from google.protobuf.descriptor import FieldDescriptor
 from tritonclient.grpc import model_config_pb2
 
 from tritonfleet.errors import InvalidModelConfig
@@ -17,6 +18,7 @@ from tritonfleet.server.layout import CONFIG_NAME
 
 ModelConfig = model_config_pb2.ModelConfig
 _TYPE_PREFIX = "TYPE_"
+_INTEGERS_64 = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def parse_config(model: str, text: str) -> Any:
@@ -45,11 +47,26 @@ def format_config(config: Any) -> str:
 
 def config_json(config: Any) -> dict[str, Any]:
     """A ``ModelConfig`` as the JSON that Triton's HTTP API gives."""
-    return dict(
-        json_format.MessageToDict(
-            config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+    data = json_format.MessageToDict(
+        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    return _with_numbers(config.DESCRIPTOR, data)
+
+
+def _with_numbers(descriptor: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """64-bit integers as numbers, as Triton writes them; protobuf's JSON has them as text."""
+    return {name: _number(descriptor.fields_by_name[name], value) for name, value in data.items()}
+
+
+def _number(field: Any, value: Any) -> Any:
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        entry = field.message_type.fields_by_name["value"]
+        return {key: _number(entry, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_number(field, item) for item in value]
+    if field.message_type:
+        return _with_numbers(field.message_type, value)
+    return int(value) if field.cpp_type in _INTEGERS_64 else value
 
 
 def datatype(config_type: int) -> str:
