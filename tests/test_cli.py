@@ -126,7 +126,7 @@ def test_ls_shows_who_was_evicted_and_why_the_others_stayed(fleet):
     table = tritonfleet("ls", env=fleet).stdout
     assert "80 MiB of 100 MiB occupied" in table
     assert "pinned" in table
-    assert "for three: least important, then least recently used" in table
+    assert "for three: idle longest for its priority" in table
     models = {
         m["name"]: m for m in json.loads(tritonfleet("ls", "--json", env=fleet).stdout)["models"]
     }

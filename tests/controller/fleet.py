@@ -36,8 +36,8 @@ def busy(name, footprint, *, used=0.0, priority=5):
     return Holding(name, footprint, used, priority, False)
 
 
-def server(name, *, capacity, residents=()):
-    return ServerView(name, capacity, tuple(residents))
+def server(name, *, capacity, residents=(), now=100.0):
+    return ServerView(name, capacity, tuple(residents), now)
 
 
 def ledger(models, capacity=10, *, servers=None, policy=None, **options):

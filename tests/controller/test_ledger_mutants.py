@@ -35,7 +35,7 @@ class PlansAgainstOccupied(Ledger):
     def _view(self, server, wanted, now, *, busy, young):
         view = super()._view(server, wanted, now, busy=busy, young=young)
         kept = tuple(h for h in view.holdings if self.phase(h.model) is not Phase.RESERVED)
-        return type(view)(view.name, view.capacity, kept)
+        return type(view)(view.name, view.capacity, kept, now)
 
 
 class DrainsUnderLease(Ledger):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.controller.fleet import busy, idle, model, server
-from tritonfleet.controller.policy import Plan, PriorityLRU
+from tritonfleet.controller.policy import Plan, PriorityLRU, ageing
 
 
 def plan(wanted, *servers):
@@ -24,10 +25,27 @@ def test_the_least_recently_used_idle_model_is_evicted():
     assert plan(model("llm", 5), fleet) == Plan("gpu0", evict=("bert",))
 
 
-def test_the_less_important_model_goes_first_even_if_used_later():
-    residents = [idle("bert", 5, used=1, priority=1), idle("vit", 5, used=9, priority=7)]
+def test_an_unimportant_model_grows_old_faster():
+    residents = [idle("bert", 5, used=50, priority=1), idle("vit", 5, used=90, priority=10)]
     fleet = server("gpu0", capacity=10, residents=residents)
     assert plan(model("llm", 5), fleet) == Plan("gpu0", evict=("vit",))
+
+
+def test_an_important_model_that_idles_long_enough_still_goes():
+    residents = [idle("bert", 5, used=0, priority=1), idle("vit", 5, used=95, priority=10)]
+    fleet = server("gpu0", capacity=10, residents=residents)
+    assert plan(model("llm", 5), fleet) == Plan("gpu0", evict=("bert",))
+
+
+def test_among_models_in_use_a_moment_ago_the_least_important_goes():
+    residents = [idle("bert", 5, used=100, priority=1), idle("vit", 5, used=100, priority=7)]
+    fleet = server("gpu0", capacity=10, residents=residents)
+    assert plan(model("llm", 5), fleet) == Plan("gpu0", evict=("vit",))
+
+
+@pytest.mark.parametrize(("priority", "factor"), [(1, 1.0), (10, 10.0)])
+def test_ageing_spans_one_decade(priority, factor):
+    assert ageing(priority) == pytest.approx(factor)
 
 
 def test_priority_orders_victims_but_protects_nobody_for_ever():
@@ -125,6 +143,7 @@ def test_shifting_all_times_changes_no_decision(raw, capacity, need, shift):
             (idle if evictable else busy)(f"m{i}", size, used=used + offset, priority=priority)
             for i, (size, used, priority, evictable) in enumerate(raw)
         ]
-        return plan(model("llm", need), server("gpu0", capacity=capacity, residents=residents))
+        fleet = server("gpu0", capacity=capacity, residents=residents, now=100.0 + offset)
+        return plan(model("llm", need), fleet)
 
     assert decide(0) == decide(shift)

@@ -526,7 +526,7 @@ class Ledger:
         reason = "room was free"
         if plan.evict:
             size = sum(self._residents[name].footprint for name in plan.evict)
-            reason = f"least important, then least recently used; frees {format_bytes(size)}"
+            reason = f"idle longest for its priority; frees {format_bytes(size)}"
         self._decide(now, wanted.model, plan.server, plan.evict, reason, kept)
 
     def _grants(self, now: float) -> Iterator[Action]:
@@ -632,7 +632,7 @@ class Ledger:
             for resident in self._residents.values()
             if resident.server == server.name and resident.phase in PROMISED
         )
-        return ServerView(server.name, server.capacity, holdings)
+        return ServerView(server.name, server.capacity, holdings, now)
 
     def _evictable(
         self, resident: _Resident, wanted: Wanted, now: float, *, busy: bool, young: bool

@@ -40,6 +40,8 @@ class ServerView:
     name: str
     capacity: int
     holdings: tuple[Holding, ...] = ()
+    now: float = 0.0
+    """On the clock of ``last_used``, in seconds."""
 
     @property
     def free(self) -> int:
@@ -68,19 +70,31 @@ class _Unit:
 
     models: frozenset[str]
     priority: int
-    last_used: float
+    idle_s: float
 
     @property
-    def worth(self) -> tuple[int, float]:
-        """Ascending: the least important first, then the least recently used."""
-        return (-self.priority, self.last_used)
+    def worth(self) -> tuple[float, int, list[str]]:
+        """Ascending: the longest idle for its priority first."""
+        return (-self.idle_s * ageing(self.priority), -self.priority, sorted(self.models))
+
+
+def ageing(priority: int) -> float:
+    """How much faster than a model of priority 1 one of this priority grows old; 10 for 10.
+
+    A decade between the ends, because a strict order lets idle important models squat while the
+    others thrash: on six request traces it cost 1.1 to 5.8 times the load time of plain LRU, this
+    weighting 0.93 to 1.18 times, at 0.25 to 0.72 times the cold starts of important models
+    (docs/adr/0006-priority-as-a-weight.md).
+    """
+    return float(10 ** ((priority - 1) / 9))
 
 
 class PriorityLRU:
-    """Evicts the least important model, and among equals the least recently used.
+    """Evicts the least recently used model, where an unimportant one grows old faster.
 
-    Priority 1 is the most important, as everywhere in Triton. No victim is superfluous: one that
-    turns out not to be needed, because a later one freed enough by itself, is spared again.
+    Priority 1 is the most important, as everywhere in Triton; among equals it is plain LRU. No
+    victim is superfluous: one that turns out not to be needed, because a later one freed enough by
+    itself, is spared again.
     """
 
     def plan(self, wanted: Wanted, servers: Sequence[ServerView]) -> Plan | None:
@@ -98,32 +112,30 @@ class PriorityLRU:
         if need <= 0:
             return ()
         needed_parts = {part for part, _ in wanted.parts}
-        units = [unit for unit in _units(held.values(), held) if not unit.models & needed_parts]
-        return _select(
-            sorted(units, key=lambda unit: (unit.worth, sorted(unit.models))), held, need
-        )
+        units = [unit for unit in _units(server, held) if not unit.models & needed_parts]
+        return _select(sorted(units, key=lambda unit: unit.worth), held, need)
 
     @staticmethod
     def _loss(server: ServerView, victims: tuple[str, ...]) -> tuple[object, ...]:
         if not victims:
             return (0, -server.free, server.name)
-        worth = max(
-            (-holding.priority, holding.last_used)
+        idle_s = [
+            (server.now - holding.last_used) * ageing(holding.priority)
             for holding in server.holdings
             if holding.model in victims
-        )
-        return (1, worth, len(victims), server.name)
+        ]
+        return (1, -min(idle_s), len(victims), server.name)
 
 
-def _units(holdings: Iterable[Holding], held: dict[str, Holding]) -> Iterable[_Unit]:
+def _units(server: ServerView, held: dict[str, Holding]) -> Iterable[_Unit]:
     """Every set of models that may leave together and frees something."""
-    for holding in holdings:
+    for holding in server.holdings:
         leaving = [holding, *(held[name] for name in holding.dependents if name in held)]
         if holding.footprint > 0 and all(one.evictable for one in leaving):
             yield _Unit(
                 frozenset(one.model for one in leaving),
                 min(one.priority for one in leaving),
-                max(one.last_used for one in leaving),
+                max(0.0, server.now - max(one.last_used for one in leaving)),
             )
 
 
