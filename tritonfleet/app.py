@@ -54,7 +54,6 @@ class Fleet:
     def __init__(self, spec: FleetSpec, settings: Settings) -> None:
         self.spec, self.settings = spec, settings
         self.repository = settings.repository.resolve()
-        self._manifest = read_manifest(self.repository)
         self._footprints = FootprintStore(settings.state_dir / "footprints.json")
         self._pins_file = settings.state_dir / "pins.json"
         self._running: dict[str, RunningServer] = {}
@@ -93,6 +92,10 @@ class Fleet:
         await asyncio.gather(*(server.stop(grace) for server in self._running.values()))
         self._running.clear()
         (self.settings.state_dir / "control.json").unlink(missing_ok=True)
+
+    def log_files(self) -> dict[str, Path | None]:
+        """Where each server's output goes; None for one that we did not start."""
+        return {name: running.log_file for name, running in self._running.items()}
 
     async def _check_ports(self) -> None:
         """Fails before anything heavy is started if our ports are taken."""
@@ -149,7 +152,7 @@ class Fleet:
         ]
 
     def _ledger(self) -> Ledger:
-        entries = self._manifest.models
+        entries = read_manifest(self.repository).models
         models = [
             ModelFacts(
                 name,
@@ -258,7 +261,8 @@ class Fleet:
     def _record_footprint(self, model: str, footprint: int) -> int:
         if self.spec.residency(model).footprint is not None:
             return max(footprint, self.spec.residency(model).footprint or 0)
-        entry = self._manifest.models.get(model)
+        # Read anew: the model may have been rebuilt while the fleet serves.
+        entry = read_manifest(self.repository).models.get(model)
         return self._footprints.record(model, entry.digest if entry else "", footprint)
 
     def _saved_pins(self) -> list[str]:
@@ -339,45 +343,22 @@ def serve(fleet_file: Path, **flags: Any) -> None:
 
 
 async def _serve(spec: FleetSpec, settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     _warn_unbuilt(spec, settings.repository, console)
-    starting = asyncio.ensure_future(_until(stop))
-    async with _interruptible(spec, settings, starting) as fleet:
-        if fleet is None:
-            return
-        console.print(_addresses(fleet))
-        console.print(_example(fleet), markup=False)
-        console.print("Ctrl-C stops the fleet.", style="dim")
-        await starting
-        console.print("stopping: requests in flight may finish …", style="dim")
-
-
-async def _until(stop: asyncio.Event) -> None:
-    await stop.wait()
-
-
-@contextlib.asynccontextmanager
-async def _interruptible(
-    spec: FleetSpec, settings: Settings, interrupted: asyncio.Future[None]
-) -> AsyncIterator[Fleet | None]:
-    """A running fleet, or None when the user interrupts its start."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    fleet = Fleet(spec, settings)
-    start = asyncio.ensure_future(fleet.start())
-    await asyncio.wait({start, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-    if not start.done():
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
-        yield None
-        return
-    start.result()
-    try:
-        yield fleet
-    finally:
-        await fleet.stop()
+    task = asyncio.current_task()
+    assert task
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A second signal cuts the graceful stop short; the servers end with this process anyway.
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with running_fleet(spec, settings) as fleet:
+            console.print(_addresses(fleet))
+            console.print(_example(fleet), markup=False)
+            console.print("Ctrl-C stops the fleet.", style="dim")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                console.print("stopping; requests in flight may finish …", style="dim")
 
 
 def _warn_unbuilt(spec: FleetSpec, repository: Path, console: Console) -> None:
@@ -391,8 +372,8 @@ def _addresses(fleet: Fleet) -> Table:
     table = Table(title=f"fleet '{fleet.spec.name}'", title_justify="left", show_header=False)
     table.add_row("models (Open Inference Protocol)", f"{fleet.gateway_url}/v2")
     table.add_row("control API", f"{fleet.control_url}/v1/status")
-    for name, running in fleet._running.items():
-        table.add_row(f"tritonserver '{name}'", f"log: {running.log_file or 'its own'}")
+    for name, log_file in fleet.log_files().items():
+        table.add_row(f"tritonserver '{name}'", f"log: {log_file or 'its own'}")
     return table
 
 

@@ -381,22 +381,28 @@ class Controller:
                 self._apply(self.ledger.adopt(model, name, self._clock()))
 
     async def _watch(self, name: str) -> None:
-        """Learns of uses and losses that did not go through us."""
-        while True:
+        """Learns of uses, losses and growth that did not go through us."""
+        for round_number in itertools.count():
             await asyncio.sleep(WATCH_S)
-            client = self._servers[name].client
             with contextlib.suppress(FleetError):
-                ready = self._ready_on(name)
-                states = await client.states()
-                used = {
-                    model: self._from_unix_ms(statistics.last_inference_ms)
-                    for model, statistics in (await client.statistics()).items()
-                    if statistics.last_inference_ms
-                }
-                gone = [m for m in ready if m not in states or states[m].state in _GONE]
-                if gone:
-                    log.warning("server=%s lost models=%s", name, ",".join(gone))
-                self._apply(self.ledger.observed(used, gone, self._clock()))
+                await self._observe(name)
+            ready = self._ready_on(name)
+            if ready:
+                # One model a round: memory grows with the largest batch a model has seen.
+                await self._measure(self._servers[name], ready[round_number % len(ready)])
+
+    async def _observe(self, name: str) -> None:
+        client, ready = self._servers[name].client, self._ready_on(name)
+        states = await client.states()
+        used = {
+            model: self._from_unix_ms(statistics.last_inference_ms)
+            for model, statistics in (await client.statistics()).items()
+            if statistics.last_inference_ms
+        }
+        gone = [m for m in ready if m not in states or states[m].state in _GONE]
+        if gone:
+            log.warning("server=%s lost models=%s", name, ",".join(gone))
+        self._apply(self.ledger.observed(used, gone, self._clock()))
 
     def _ready_on(self, server: str) -> list[str]:
         views = self.ledger.residents(self._clock())

@@ -269,7 +269,8 @@ class Ledger:
         """The memory a loaded model really takes; if it is too much, others or it must go."""
         self._footprints[model] = footprint
         resident = self._residents.get(model)
-        if resident is not None:
+        # Not while it is UNLOADING: what it gave back early may be somebody else's by now.
+        if resident is not None and resident.phase in (Phase.READY, Phase.DRAINING):
             resident.footprint = footprint
         return self._settle(now)
 
