@@ -355,15 +355,32 @@ def test_events_of_a_dead_server_that_come_late_are_ignored():
 def test_a_model_the_server_lost_is_loaded_again_on_demand():
     book = ledger({"bert": 4})
     make_ready(book, "bert")
-    book.observed({}, ["bert"], 1.0)
+    book.observed({}, ["bert"], 1.0, as_of=0.9)
     assert ask(book, 1, "bert", 2.0) == [Load("bert", "gpu0")]
+
+
+def test_a_model_loaded_after_the_server_was_asked_is_not_lost():
+    book = ledger({"bert": 4})
+    make_ready(book, "bert", now=1.0)
+    book.observed({}, ["bert"], 1.2, as_of=0.9)
+    assert book.ready_on("bert") == "gpu0"
+
+
+def test_what_an_unloading_model_gives_back_early_makes_room():
+    book = ledger({"bert": 8, "llm": 6})
+    make_ready(book, "bert")
+    ask(book, 1, "llm", 1.0)
+    book.drained("bert", 1.0)
+    assert book.shrunk("bert", 3, 1.1) == [Load("llm", "gpu0")]
+    assert book.measured("bert", 8, 1.2) == []
+    assert book.occupied("gpu0") == 9
 
 
 def test_uses_seen_by_the_server_count_as_uses():
     book = ledger({"bert": 5, "vit": 5, "llm": 5})
     make_ready(book, "bert", now=0.0)
     make_ready(book, "vit", now=1.0)
-    book.observed({"bert": 7.0}, [], 8.0)
+    book.observed({"bert": 7.0}, [], 8.0, as_of=8.0)
     assert ask(book, 1, "llm", 9.0) == [Drain("vit", "gpu0")]
 
 

@@ -392,7 +392,7 @@ class Controller:
                 await self._measure(self._servers[name], ready[round_number % len(ready)])
 
     async def _observe(self, name: str) -> None:
-        client, ready = self._servers[name].client, self._ready_on(name)
+        client, ready, as_of = self._servers[name].client, self._ready_on(name), self._clock()
         states = await client.states()
         used = {
             model: self._from_unix_ms(statistics.last_inference_ms)
@@ -402,7 +402,7 @@ class Controller:
         gone = [m for m in ready if m not in states or states[m].state in _GONE]
         if gone:
             log.warning("server=%s lost models=%s", name, ",".join(gone))
-        self._apply(self.ledger.observed(used, gone, self._clock()))
+        self._apply(self.ledger.observed(used, gone, self._clock(), as_of=as_of))
 
     def _ready_on(self, server: str) -> list[str]:
         views = self.ledger.residents(self._clock())

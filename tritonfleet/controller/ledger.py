@@ -306,15 +306,18 @@ class Ledger:
             actions.append(Reject(waiter.ticket, self._too_late(waiter, now)))
         return actions + self._settle(now)
 
-    def observed(self, used: Mapping[str, float], gone: Iterable[str], now: float) -> list[Action]:
-        """What a server says: when models were last used, and which READY ones it no longer has."""
+    def observed(
+        self, used: Mapping[str, float], gone: Iterable[str], now: float, *, as_of: float
+    ) -> list[Action]:
+        """What a server said at ``as_of``: when models were last used, and which it lost."""
         for model, last_used in used.items():
             resident = self._residents.get(model)
             if resident is not None and last_used > resident.last_used:
                 resident.last_used = last_used
         for model in gone:
             resident = self._residents.get(model)
-            if resident is not None and resident.phase is Phase.READY:
+            # One that was loaded after the server was asked is not lost.
+            if resident and resident.phase is Phase.READY and resident.since < as_of:
                 self._forget(resident)
         return self._settle(now)
 
