@@ -79,7 +79,7 @@ def adder_fleet(
         lines.append(f"  {name}:\n    residency: {{footprint: {footprint}}}\n    source: *adder")
     text = f"""\
 name: tiny
-servers: [{{name: local, capacity: {capacity}}}]
+servers: [{{name: local, capacity: {capacity}, margin: 0}}]
 settings:
   repository: {repository}
   state_dir: {tmp_path / "state"}

@@ -165,7 +165,12 @@ class Fleet:
             for name in self.spec.models
         ]
         servers = [
-            ServerFacts(server.name, server.budget, self.settings.concurrent_loads)
+            ServerFacts(
+                server.name,
+                server.budget,
+                self.settings.concurrent_loads,
+                server.capacity - server.budget,
+            )
             for server in self.spec.servers
         ]
         return Ledger(

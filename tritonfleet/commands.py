@@ -63,12 +63,13 @@ def ls(control: str | None, as_json: bool) -> None:
 
 
 def _server_line(server: dict[str, Any]) -> str:
-    occupied, capacity = server["occupied_bytes"], server["capacity_bytes"]
+    occupied, budget = server["occupied_bytes"], server["budget_bytes"]
+    margin = server["capacity_bytes"] - budget
     state = "" if server["up"] else "   DOWN, restarting"
-    share = 100 * occupied / capacity if capacity else 0
+    share = 100 * occupied / budget if budget else 0
     return (
-        f"server {server['name']}: {format_bytes(occupied)} of {format_bytes(capacity)} "
-        f"occupied ({share:.0f} %){state}"
+        f"server {server['name']}: {format_bytes(occupied)} of {format_bytes(budget)} "
+        f"occupied ({share:.0f} %), {format_bytes(margin)} kept as margin{state}"
     )
 
 
@@ -236,7 +237,10 @@ def _output_text(output: dict[str, Any]) -> str:
     data, shape = output["data"], output["shape"]
     head = f"{output['name']} {output['datatype']} {shape}: "
     if output["datatype"] == "BYTES":
-        return head + "  ".join(_class_text(str(item)) for item in data)
+        width = shape[-1] if len(shape) > 1 else len(data)
+        rows = [data[start : start + width] for start in range(0, len(data), width)]
+        lines = ["  ".join(_class_text(str(item)) for item in row) for row in rows]
+        return head + "\n  ".join(["", *lines] if len(lines) > 1 else lines)
     shown = ", ".join(f"{value:.6g}" for value in data[:8])
     return head + shown + (f", … ({len(data)} values)" if len(data) > 8 else "")
 

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 WEIGHTS_FACTOR = 2.0
 """Memory for each byte of artifact, before the first load has shown the truth: ONNX Runtime holds
 the initializers and, while it optimises the graph, copies of some of them."""
-PROCESS_BYTES = 64 * 2**20
-"""And for the process that runs it: a python-backend process takes 29 to 67 MB (measured)."""
+PROCESS_BYTES = 40 * 2**20
+"""And for the process that runs it: tiny models of the demo fleet take 28 to 34 MiB (measured)."""
 
 
 class FootprintStore:

@@ -72,8 +72,10 @@ class ServerFacts:
 
     name: str
     capacity: int
-    """Bytes that models may occupy."""
+    """Bytes that models may occupy: the budget, after any margin."""
     concurrent_loads: int = 2
+    margin: int = 0
+    """Bytes beyond it that footprints may grow into before others have made room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,7 +683,7 @@ class Ledger:
         if not plan.evict:
             return ()
         return tuple(
-            (r.model, self._hold(r, now) or "more important or more recently used")
+            (r.model, self._hold(r, now) or "used more recently, for its priority")
             for r in self._residents.values()
             if r.server == plan.server and r.phase is Phase.READY and r.model not in plan.evict
         )

@@ -31,7 +31,8 @@ def fleet_status(
         "servers": [
             {
                 "name": server.name,
-                "capacity_bytes": server.capacity,
+                "capacity_bytes": server.capacity + server.margin,
+                "budget_bytes": server.capacity,
                 "occupied_bytes": ledger.occupied(server.name),
                 "promised_bytes": ledger.promised(server.name),
                 "up": server.name in up,
@@ -91,9 +92,13 @@ def _why_kept(ledger: Ledger, name: str, now: float) -> str:
     for decision in reversed(ledger.decisions):
         reason = dict(decision.kept).get(name)
         if reason:
-            victims = ", ".join(decision.evicted)
-            return f"idle; stayed {_ago(decision, now)} when {victims} left: {reason}"
+            return f"stayed {_ago(decision, now)} when {_victims(decision)} left: {reason}"
     return "idle; nobody has needed its room"
+
+
+def _victims(decision: Decision) -> str:
+    first, *others = decision.evicted
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _ago(decision: Decision, now: float) -> str:

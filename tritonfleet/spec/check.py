@@ -52,7 +52,7 @@ def _check_servers(servers: tuple[ServerSpec, ...]) -> Iterator[Finding]:
         if server.name in seen:
             yield (*at, "name"), f"server '{server.name}' is declared twice", "rename one"
         seen.add(server.name)
-        if server.margin >= server.capacity:
+        if server.budget <= 0:
             yield (*at, "margin"), "the margin leaves no memory for models", "lower it"
         urls = bool(server.http_url) + bool(server.grpc_url)
         if server.launcher == "external" and urls < 2:

@@ -26,6 +26,10 @@ DataType = Literal[
 ]  # fmt: skip
 
 
+MARGIN_SHARE = 0.05
+"""Of a server's capacity, kept free unless the file says otherwise."""
+
+
 class Spec(BaseModel):
     """Frozen, and strict about unknown keys."""
 
@@ -290,15 +294,20 @@ class ServerSpec(Spec):
 
     name: ModelName
     capacity: Bytes = Field(description="Memory that models may occupy.")
-    margin: Bytes = Field(0, description="Kept free of it, for what footprints do not show.")
+    margin: Bytes | None = Field(
+        None,
+        description="Kept free of it, for what footprints do not show yet, such as a batch larger "
+        "than any before; 5 % of the capacity where not given.",
+    )
     launcher: str = Field("embedded", description="How it is started: a registered launcher.")
     http_url: str | None = Field(None, description="launcher external: host:port.")
     grpc_url: str | None = Field(None, description="launcher external: host:port.")
 
     @property
     def budget(self) -> int:
-        """Bytes that models may occupy."""
-        return self.capacity - self.margin
+        """Bytes that models may be promised."""
+        margin = int(MARGIN_SHARE * self.capacity) if self.margin is None else self.margin
+        return self.capacity - margin
 
 
 class Profile(Spec):
