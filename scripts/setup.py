@@ -75,7 +75,7 @@ def install_cpu_torch() -> None:
     if run([*uv, "--torch-backend", "cpu", *constraints, TORCH]) != 0:
         raise SystemExit(
             fail(
-                f"no CPU build of {TORCH} was found, and without a GPU its CUDA build is not wanted",
+                f"no CPU build of {TORCH} was found, and a CUDA build is useless without a GPU",
                 "Give pip a place that has one (PIP_FIND_LINKS=DIR or PIP_EXTRA_INDEX_URL=URL), "
                 "then run the same command again.",
             )

@@ -46,9 +46,9 @@ class Problem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        where = f"line {self.line}: {self.path}" if self.line else self.path
+        line = f"line {self.line}" if self.line else ""
         hint = f" ({self.suggestion})" if self.suggestion else ""
-        return f"{where}: {self.message}{hint}"
+        return ": ".join(part for part in (line, self.path, self.message) if part) + hint
 
 
 class InvalidSpec(SpecError):
