@@ -591,7 +591,7 @@ class Ledger:
 
     def _refuse_impossible(self) -> Iterator[Action]:
         """Turns away whoever waits for a model that has been measured too large."""
-        for model in {waiter.model for waiter in self._waiters.values()}:
+        for model in dict.fromkeys(waiter.model for waiter in self._waiters.values()):
             error = self._too_large(model)
             if error is not None and self.phase(model) is not Phase.READY:
                 yield from self._reject_waiters(model, error)

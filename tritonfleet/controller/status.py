@@ -83,8 +83,9 @@ def _why_absent(ledger: Ledger, name: str, now: float) -> str:
         return f"failed to load: {failure.reason}"
     for decision in reversed(ledger.decisions):
         if name in decision.evicted:
-            cause = f"for {decision.model}" if decision.model != name else ""
-            return f"evicted {_ago(decision, now)} {cause}: {decision.reason}".replace(" :", ":")
+            if decision.model in ("", name):
+                return f"left {_ago(decision, now)}: {decision.reason}"
+            return f"evicted {_ago(decision, now)} for {decision.model}: {decision.reason}"
     return "not asked for yet"
 
 
