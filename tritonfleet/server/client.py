@@ -86,7 +86,7 @@ class TritonClient:
         try:
             await self._call(call, f"load {model}", timeout_s)
         except InferenceRefused as error:
-            raise LoadFailed(model, error.reason) from error
+            raise LoadFailed(model, _load_reason(error.reason)) from error
 
     async def unload(self, model: str) -> None:
         """Asks for an unload. Triton answers before the memory is free: see ``until_unloaded``."""
@@ -156,6 +156,11 @@ class TritonClient:
         if code is grpc.StatusCode.CANCELLED and _is_transport(reason):
             return ServerUnreachable(self.name, self.endpoint.grpc)
         return InferenceRefused(model or operation, code.name, reason)
+
+
+def _load_reason(text: str) -> str:
+    """Triton's reason without the traceback that the python backend hangs onto it."""
+    return text.split("\n\nAt:", 1)[0].strip().rstrip(";").strip()
 
 
 def _is_transport(reason: str) -> bool:

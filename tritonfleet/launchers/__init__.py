@@ -1,0 +1,1 @@
+"""Starting a tritonserver, and knowing where it listens and whether it lives."""

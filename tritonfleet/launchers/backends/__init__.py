@@ -1,0 +1,1 @@
+"""Triton backends that the embedded tritonserver lacks, written for its python backend."""
