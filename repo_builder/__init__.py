@@ -1,0 +1,1 @@
+"""Models in, a Triton model repository out."""

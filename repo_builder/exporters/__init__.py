@@ -1,0 +1,1 @@
+"""How a loaded PyTorch module becomes an artifact that Triton can load."""

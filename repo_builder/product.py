@@ -1,0 +1,39 @@
+"""What a source and its exporter hand to the rest of the pipeline. Facts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from repo_builder.signature import Signature
+from tritonfleet.server.layout import ParityRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One member of an ensemble, with every tensor that passes named."""
+
+    model: str
+    input_map: Mapping[str, str]
+    output_map: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A finished version folder and what is known about it."""
+
+    backend: str
+    """The backend's name; empty for an ensemble, which has none."""
+    signature: Signature
+    batch_limit: int | None = None
+    """The largest batch it can take, where something other than memory bounds it."""
+    steps: tuple[Step, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Class names that came with the source, by output."""
+    parity: ParityRecord | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest should say of the source beyond the fleet file."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
