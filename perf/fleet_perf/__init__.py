@@ -1,0 +1,1 @@
+"""Measures a running fleet against Triton itself. The serving side does not know this package."""
