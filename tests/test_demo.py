@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy
 import pytest
 import tritonclient.http as tritonhttp
-from fleet_perf.inputs import make_inputs
 
+from fleet_perf.inputs import make_inputs
 from tests.serving import serving
 from tritonfleet.spec import load_fleet
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.tiny import adder_fleet
 from tritonfleet.controller.footprint import (
+    GROWTH,
     PROCESS_BYTES,
     WEIGHTS_FACTOR,
     FootprintStore,
@@ -41,9 +42,9 @@ def test_an_unmeasured_model_is_estimated_from_its_files(fleet, store):
 
 
 def test_a_measurement_replaces_the_estimate_and_survives_a_restart(fleet, store, tmp_path):
-    store.record("open", "d", 123)
+    store.record("open", "d", 1000)
     again = FootprintStore(tmp_path / "state" / "footprints.json")
-    assert known_footprint(fleet, "open", ENTRY, again) == 123
+    assert known_footprint(fleet, "open", ENTRY, again) == int(1000 * GROWTH)
 
 
 def test_a_rebuilt_model_is_measured_anew(fleet, store):
@@ -52,7 +53,8 @@ def test_a_rebuilt_model_is_measured_anew(fleet, store):
 
 
 def test_the_largest_measurement_counts(store):
-    assert [store.record("m", "d", size) for size in (5, 9, 7)] == [5, 9, 9]
+    charged = [store.record("m", "d", size) for size in (500, 900, 700)]
+    assert charged == [int(size * GROWTH) for size in (500, 900, 900)]
 
 
 def test_an_ensemble_takes_nothing_of_its_own(fleet, store):

@@ -13,8 +13,8 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from fleet_perf.fleet import RunningFleet
 
+from fleet_perf.fleet import RunningFleet
 from tests.fleet_perf.builders import config, tensor
 from tritonfleet.gateway.activator import RESIDENCY_HEADER, WAIT_HEADER
 

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from fleet_perf import analyzer
 from fleet_perf.analyzer import Files, Load, Measurement, arguments, parse
 from fleet_perf.install import Program
-
 from tritonfleet.errors import AnalyzerFailed, Unstable
 
 CAPTURED = Path(__file__).parent / "captured"

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from fleet_perf.bare import BareStart, bare_triton, check_repository
 from fleet_perf.inputs import make_inputs
-
 from tests.fleet_perf import tiny
 from tests.fleet_perf.builders import config, tensor
 from tritonfleet.errors import InvalidSpec, LoadFailed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fleet_perf import analyzer, install
 from fleet_perf.analyzer import Load
 from fleet_perf.bench import Order, run_bench
@@ -12,7 +13,6 @@ from fleet_perf.fleet import RunningFleet, check_counters
 from fleet_perf.inputs import analyzer_data, make_inputs
 from fleet_perf.promises import RoundsOrder
 from fleet_perf.scenarios import ScenarioFile
-
 from tests.fleet_perf import tiny
 from tests.fleet_perf.builders import config, tensor
 from tests.fleet_perf.imitation import connected, imitation

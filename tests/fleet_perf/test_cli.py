@@ -5,9 +5,9 @@ import os
 import signal
 
 import pytest
+
 from fleet_perf import cli
 from fleet_perf.results import Results
-
 from tests.fleet_perf.test_report import ENVIRONMENT, rounds
 from tritonfleet.cli import main
 from tritonfleet.errors import Unstable

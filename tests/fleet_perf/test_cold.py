@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+
 from fleet_perf.bare import BareStart
 from fleet_perf.cold import cold_pairs, first_request
 from fleet_perf.scenarios import ColdScenario
-
 from tests.fleet_perf.builders import config
 from tests.fleet_perf.imitation import Imitation, connected, imitation
 from tritonfleet.errors import Unstable

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from fleet_perf.compare import Ratio, Spread, compare_cold, compare_warm, ratio, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet_perf.compare import Ratio, Spread, compare_cold, compare_warm, ratio, spread
 from tests.fleet_perf.builders import measurement
 
 TIMES = st.floats(min_value=1e-4, max_value=1e3)

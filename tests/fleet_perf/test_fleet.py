@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from fleet_perf.fleet import Counters, RunningFleet, check_counters, failure, reachable
 from fleet_perf.inputs import make_inputs
-
 from tests.fleet_perf.builders import config, refused, tensor
 from tests.fleet_perf.imitation import Imitation, connected, imitation
 from tritonfleet.errors import Unstable

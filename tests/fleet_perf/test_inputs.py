@@ -6,6 +6,7 @@ import struct
 
 import numpy
 import pytest
+
 from fleet_perf.inputs import (
     DYNAMIC_SIZE,
     TEXTS,
@@ -16,7 +17,6 @@ from fleet_perf.inputs import (
     make_inputs,
     members,
 )
-
 from tests.fleet_perf.builders import config, tensor
 from tritonfleet.errors import InvalidSpec
 

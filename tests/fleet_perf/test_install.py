@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from fleet_perf import install
 from fleet_perf.install import Program, find, find_or_install, link_libraries, why_not
-
 from tritonfleet.errors import AnalyzerMissing
 
 WORKS = '#!/bin/sh\necho "Perf Analyzer Version  (commit unknown)" >&2\n'

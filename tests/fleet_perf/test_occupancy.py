@@ -4,7 +4,6 @@ import socket
 
 from fleet_perf import occupancy
 from fleet_perf.occupancy import ServerOccupancy, Watch
-
 from tests.fleet_perf.imitation import connected, imitation
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
+
 from fleet_perf import promises
 from fleet_perf.compare import compare_cold
 from fleet_perf.promises import RoundsOrder, keep_promises, kind_figures, pooled, warm_pairs
 from fleet_perf.rounds import requests_for_all
-
 from tests.fleet_perf.builders import cold, reply, warm
 from tests.fleet_perf.imitation import connected, imitation
 from tests.fleet_perf.test_cold import BareImitation

@@ -3,13 +3,13 @@ from __future__ import annotations
 import io
 import json
 
+from rich.console import Console
+
 from fleet_perf.compare import Ratio, Spread, compare_cold, compare_warm
 from fleet_perf.occupancy import ServerOccupancy
 from fleet_perf.promises import KindFigures, RoundsReport, WarmPairs
 from fleet_perf.report import WIDTH, markdown, sections, show, write
 from fleet_perf.results import Results
-from rich.console import Console
-
 from tests.fleet_perf.builders import measurement
 from tritonfleet.errors import Unstable
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from fleet_perf.rounds import Eviction, arrivals, by_kind, requests_for_all, round_robin
-
 from tests.fleet_perf.builders import cold, config, refused, reply, tensor, warm
 from tests.fleet_perf.imitation import connected, imitation
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleet_perf.scenarios import Effort, load_scenarios, read_input_data
 
+from fleet_perf.scenarios import Effort, load_scenarios, read_input_data
 from tritonfleet.errors import InvalidSpec
 
 SHIPPED = Path(__file__).parents[2] / "perf" / "scenarios"

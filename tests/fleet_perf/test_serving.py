@@ -3,9 +3,9 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from fleet_perf import serving
 from fleet_perf.serving import Addresses, started_fleet
-
 from tests.fleet_perf.imitation import connected, imitation
 from tritonfleet.errors import ServerExited
 

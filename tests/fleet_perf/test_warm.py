@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
+
 from fleet_perf import warm
 from fleet_perf.install import Program
 from fleet_perf.scenarios import Effort, WarmScenario
 from fleet_perf.warm import input_data, measure_warm
-
 from tests.fleet_perf.builders import measurement
 from tests.fleet_perf.imitation import connected, imitation
 from tritonfleet.errors import AnalyzerFailed, InvalidSpec, Unstable

@@ -110,7 +110,7 @@ def test_a_missing_file_says_so(tmp_path):
         (
             "    residency: {footprint: 9GiB}",
             "models.bert.residency.footprint",
-            "9 GiB is more than the largest server's 7.6 GiB",
+            "9 GiB is more than the largest server's 7.2 GiB",
         ),
         (
             "  loop:\n    source: {kind: ensemble, steps: [{model: loop}], outputs: [y]}",

@@ -26,7 +26,7 @@ DataType = Literal[
 ]  # fmt: skip
 
 
-MARGIN_SHARE = 0.05
+MARGIN_SHARE = 0.1
 """Of a server's capacity, kept free unless the file says otherwise."""
 
 
@@ -297,7 +297,7 @@ class ServerSpec(Spec):
     margin: Bytes | None = Field(
         None,
         description="Kept free of it, for what footprints do not show yet, such as a batch larger "
-        "than any before; 5 % of the capacity where not given.",
+        "than any before; 10 % of the capacity where not given.",
     )
     launcher: str = Field("embedded", description="How it is started: a registered launcher.")
     http_url: str | None = Field(None, description="launcher external: host:port.")
