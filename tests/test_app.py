@@ -273,6 +273,17 @@ def test_python_callers_share_the_same_path(served):
 # -- faults --------------------------------------------------------------------------------------
 
 
+def test_a_model_whose_process_dies_serves_again_and_the_others_never_stop(served):
+    assert served.add("one")[0] == served.add("two")[0] == 200
+    pid = served.fleet.controller._servers["local"].client.endpoint.pid
+    until(lambda: "two" in served.fleet.controller._with_process)
+    (process,) = model_processes(pid, "two")
+    os.kill(process, signal.SIGKILL)
+    until(lambda: served.add("two")[0] == 200, timeout=60)
+    assert served.add("one")[0] == 200
+    assert served.fleet.controller._servers["local"].client.endpoint.pid == pid
+
+
 def test_a_killed_tritonserver_costs_the_requests_in_it_and_comes_back_with_its_models(served):
     assert served.add("three")[0] == 200
     pid = served.fleet.controller._servers["local"].client.endpoint.pid

@@ -114,6 +114,7 @@ class Controller:
         self._waiting: dict[int, asyncio.Future[Grant]] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._departures: Counter[str] = Counter()
+        self._with_process: set[str] = set()
         self._absent: list[tuple[dict[str, int], asyncio.Future[None]]] = []
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -340,6 +341,7 @@ class Controller:
             return
         size = await asyncio.to_thread(handle.memory.model_bytes, model)
         if size is not None:
+            self._with_process.add(model)
             self._apply(self.ledger.measured(model, self._record(model, size), self._clock()))
 
     async def _unload(self, action: Unload) -> None:
@@ -386,6 +388,7 @@ class Controller:
             await asyncio.sleep(WATCH_S)
             with contextlib.suppress(FleetError):
                 await self._observe(name)
+                await self._bury_dead(name)
             ready = self._ready_on(name)
             if ready:
                 # One model a round: memory grows with the largest batch a model has seen.
@@ -403,6 +406,24 @@ class Controller:
         if gone:
             log.warning("server=%s lost models=%s", name, ",".join(gone))
         self._apply(self.ledger.observed(used, gone, self._clock(), as_of=as_of))
+
+    async def _bury_dead(self, name: str) -> None:
+        """Forgets models whose process has died: Triton goes on calling them READY."""
+        handle, as_of = self._servers[name], self._clock()
+        memory = handle.memory
+        if memory is None:
+            return
+        watched = [model for model in self._ready_on(name) if model in self._with_process]
+        sizes = await asyncio.to_thread(lambda: {m: memory.model_bytes(m) for m in watched})
+        dead = [model for model, size in sizes.items() if size is None]
+        actions = self.ledger.observed({}, dead, self._clock(), as_of=as_of)
+        for model in dead:
+            if self.ledger.phase(model) is not Phase.READY:
+                log.error("server=%s the process of model=%s has died", name, model)
+                # Without it the next load would be taken for a repetition and do nothing. It will
+                # never end, but a load beside it works.
+                await handle.client.unload(model)
+        self._apply(actions)
 
     def _ready_on(self, server: str) -> list[str]:
         views = self.ledger.residents(self._clock())
