@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable
@@ -382,6 +384,12 @@ def _addresses(fleet: Fleet) -> Table:
     return table
 
 
+def _program() -> str:
+    """What to type to call this program: its name, or its path where no shell would find it."""
+    path = os.path.relpath(Path(sys.executable).with_name("tritonfleet"))
+    return "tritonfleet" if shutil.which("tritonfleet") else path
+
+
 def _example(fleet: Fleet) -> str:
     """How to call a model of this fleet that takes text, or whichever it has."""
     for model in fleet.spec.models:
@@ -394,6 +402,6 @@ def _example(fleet: Fleet) -> str:
                 )  # fmt: skip
                 if fleet.spec.models[model].members:
                     url = f"{fleet.gateway_url}/v2/models/{model}/infer"
-                    return f"curl -s {url} -d '{body}'\ntritonfleet infer {model} 'Hello, fleet'"
+                    return f"curl -s {url} -d '{body}'\n{_program()} infer {model} 'Hello, fleet'"
     first = next(iter(fleet.spec.models))
     return f"curl -s {fleet.gateway_url}/v2/models/{first}"
