@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from repo_builder.results import BuildReport
     from repo_builder.workshop import Workshop
 
-_DEFAULT_FLEET = Path("triton_configs/demo.yaml")
 _EXIT_FAILED = 1
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -86,10 +85,10 @@ def _run(
 
 def _workshop(fleet: Path | None, repository: Path | None, **options: Any) -> Workshop:
     from repo_builder.workshop import Workshop
-    from tritonfleet.settings import resolve_settings
+    from tritonfleet.settings import DEFAULT_FLEET_FILE, resolve_settings
     from tritonfleet.spec import load_fleet
 
-    path = fleet or (_DEFAULT_FLEET if _DEFAULT_FLEET.is_file() else None)
+    path = fleet or (DEFAULT_FLEET_FILE if DEFAULT_FLEET_FILE.is_file() else None)
     if path is None:
         raise click.UsageError("no fleet file: pass --fleet, or set TRITONFLEET_FLEET.")
     spec = load_fleet(path)

@@ -17,11 +17,11 @@ from repo_builder.product import Product
 from repo_builder.signature import Shape, Signature, Tensor
 from tritonfleet.errors import InvalidModelConfig, did_you_mean
 from tritonfleet.server.pbtxt import config_type, parse_config
+from tritonfleet.server.tensors import DYNAMIC_SIZE
 from tritonfleet.spec.fleet import ServingSpec, Warmup
 
 DEFAULT_MAX_BATCH_SIZE = 8
 _TEMPLATE_NAME = "config.pbtxt.j2"
-_WARMUP_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,5 +175,5 @@ def _warmup(index: int, warmup: Warmup, signature: Signature, batched: bool) -> 
 
 
 def _warmup_dims(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    chosen = (s if isinstance(s, int) else sizes.get(s, _WARMUP_SIZE) for s in shape)
+    chosen = (s if isinstance(s, int) else sizes.get(s, DYNAMIC_SIZE) for s in shape)
     return tuple(chosen) or (1,)

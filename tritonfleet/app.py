@@ -23,11 +23,11 @@ from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
-from tritonfleet import plugins
+from tritonfleet import plugins, talk
 from tritonfleet.controller.controller import Controller, ProcessMemory, ServerHandle
 from tritonfleet.controller.footprint import FootprintStore, known_footprint
 from tritonfleet.controller.ledger import Ledger, ModelFacts, ServerFacts
-from tritonfleet.errors import FleetError, LaunchError, PortTaken
+from tritonfleet.errors import FleetError, PortTaken
 from tritonfleet.gateway.activator import Activator
 from tritonfleet.gateway.control import ControlApi
 from tritonfleet.gateway.relay import Relay
@@ -40,7 +40,7 @@ from tritonfleet.server.layout import (
     replace_text,
 )
 from tritonfleet.server.pbtxt import datatype, read_config
-from tritonfleet.settings import Settings, resolve_settings
+from tritonfleet.settings import DEFAULT_FLEET_FILE, Settings, resolve_settings
 from tritonfleet.spec import FleetSpec, ServerSpec, load_fleet
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ RESTART_FIRST_S = 0.5
 RESTART_LONGEST_S = 30.0
 HEALTHY_S = 60.0
 """A server that ran so long starts its restart back-off anew."""
+_GREETING = "Hello, fleet"
 
 
 class Fleet:
@@ -93,7 +94,7 @@ class Fleet:
         grace = self.settings.stop_grace_s
         await asyncio.gather(*(server.stop(grace) for server in self._running.values()))
         self._running.clear()
-        (self.settings.state_dir / "control.json").unlink(missing_ok=True)
+        (self.settings.state_dir / talk.ADDRESSES_NAME).unlink(missing_ok=True)
 
     def log_files(self) -> dict[str, Path | None]:
         """Where each server's output goes; None for one that we did not start."""
@@ -209,10 +210,8 @@ class Fleet:
         self.control_url = await self._site(
             control.application(), "127.0.0.1", self.settings.control_port, "--control-port"
         )
-        replace_text(
-            self.settings.state_dir / "control.json",
-            json.dumps({"control": self.control_url, "gateway": self.gateway_url}) + "\n",
-        )
+        addresses = talk.Addresses(self.control_url, self.gateway_url)
+        talk.publish_addresses(self.settings.state_dir, addresses)
 
     async def _site(self, app: web.Application, host: str, port: int, flag: str) -> str:
         runner = web.AppRunner(
@@ -254,7 +253,7 @@ class Fleet:
             pause = min(pause * 2, RESTART_LONGEST_S)
             try:
                 self._running[server.name] = await self._launch(server)
-            except (LaunchError, FleetError) as error:
+            except FleetError as error:
                 log.error("server=%s does not start: %s", server.name, error)
                 continue
             self.controller.server_back(
@@ -266,8 +265,9 @@ class Fleet:
     # -- what survives a restart ---------------------------------------------------------------
 
     def _record_footprint(self, model: str, footprint: int) -> int:
-        if self.spec.residency(model).footprint is not None:
-            return max(footprint, self.spec.residency(model).footprint or 0)
+        declared = self.spec.residency(model).footprint
+        if declared is not None:
+            return max(footprint, declared)
         # Read anew: the model may have been rebuilt while the fleet serves.
         entry = read_manifest(self.repository).models.get(model)
         return self._footprints.record(model, entry.digest if entry else "", footprint)
@@ -322,14 +322,9 @@ async def running_fleet(spec: FleetSpec, settings: Settings) -> AsyncIterator[Fl
 # -- the command -----------------------------------------------------------------------------
 
 
-def default_fleet_file() -> str:
-    """The demo fleet, when called inside a checkout; otherwise the file must be named."""
-    return "triton_configs/demo.yaml"
-
-
 @click.command()
 @click.option("--fleet", "-f", "fleet_file", envvar="TRITONFLEET_FLEET", show_envvar=True,
-              default=default_fleet_file, show_default="triton_configs/demo.yaml",
+              default=DEFAULT_FLEET_FILE, show_default=True,
               type=click.Path(path_type=Path), help="The fleet file.")  # fmt: skip
 @click.option("--repository", type=click.Path(path_type=Path), help="The Triton model repository.")
 @click.option("--host", help="Where the gateway listens.")
@@ -391,17 +386,21 @@ def _program() -> str:
 
 
 def _example(fleet: Fleet) -> str:
-    """How to call a model of this fleet that takes text, or whichever it has."""
-    for model in fleet.spec.models:
-        with contextlib.suppress(FleetError):
-            config = read_config(fleet.repository, model)
-            if len(config.input) == 1 and datatype(config.input[0].data_type) == "BYTES":
-                body = json.dumps(
-                    {"inputs": [{"name": config.input[0].name, "shape": [1, 1],
-                                 "datatype": "BYTES", "data": ["Hello, fleet"]}]}
-                )  # fmt: skip
-                if fleet.spec.models[model].members:
-                    url = f"{fleet.gateway_url}/v2/models/{model}/infer"
-                    return f"curl -s {url} -d '{body}'\n{_program()} infer {model} 'Hello, fleet'"
-    first = next(iter(fleet.spec.models))
-    return f"curl -s {fleet.gateway_url}/v2/models/{first}"
+    """How to call a model of this fleet that takes text, or whichever comes first."""
+    for model, spec in fleet.spec.models.items():
+        text_input = _text_input(fleet.repository, model) if spec.members else None
+        if text_input:
+            tensor = {"name": text_input, "shape": [1, 1], "datatype": "BYTES", "data": [_GREETING]}
+            url = f"{fleet.gateway_url}/v2/models/{model}/infer"
+            curl = f"curl -s {url} -d '{json.dumps({'inputs': [tensor]})}'"
+            return f"{curl}\n{_program()} infer {model} '{_GREETING}'"
+    return f"curl -s {fleet.gateway_url}/v2/models/{next(iter(fleet.spec.models))}"
+
+
+def _text_input(repository: Path, model: str) -> str | None:
+    """The input of a model that takes one text and nothing else."""
+    with contextlib.suppress(FleetError):
+        config = read_config(repository, model)
+        if [datatype(tensor.data_type) for tensor in config.input] == ["BYTES"]:
+            return str(config.input[0].name)
+    return None

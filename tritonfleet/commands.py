@@ -32,10 +32,13 @@ def _print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def _where(kind: str, given: str | None) -> str:
+def _found() -> talk.Addresses:
     settings = resolve_settings(Settings())
-    found = talk.addresses(settings.state_dir, settings.control_port, settings.http_port)
-    return (given or found[kind]).rstrip("/")
+    return talk.addresses(settings.state_dir, settings.control_port, settings.http_port)
+
+
+def _control(given: str | None) -> str:
+    return (given or _found().control).rstrip("/")
 
 
 def _control_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +55,7 @@ def _control_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_control_options
 def ls(control: str | None, as_json: bool) -> None:
     """List the models: state, memory, priority, and why each is where it is."""
-    status = talk.call("GET", f"{_where('control', control)}/v1/status")
+    status = talk.call("GET", f"{_control(control)}/v1/status")
     if as_json:
         _print_json(status)
         return
@@ -93,7 +96,7 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
 
 
 def _act(verb: str, done: str, model: str, control: str | None, as_json: bool) -> None:
-    url = f"{_where('control', control)}/v1/models/{quote(model, safe='')}/{verb}"
+    url = f"{_control(control)}/v1/models/{quote(model, safe='')}/{verb}"
     answer = talk.call("POST", url)
     if as_json:
         _print_json(answer)
@@ -138,7 +141,7 @@ def unpin(model: str, control: str | None, as_json: bool) -> None:
 @_control_options
 def explain(model: str, control: str | None, as_json: bool) -> None:
     """Tell every remembered decision about MODEL: who left for it, whom it left for, and why."""
-    url = f"{_where('control', control)}/v1/models/{quote(model, safe='')}/decisions"
+    url = f"{_control(control)}/v1/models/{quote(model, safe='')}/decisions"
     decisions = talk.call("GET", url)
     if as_json:
         _print_json(decisions)
@@ -165,7 +168,7 @@ def infer(model: str, inputs: tuple[str, ...], gateway: str | None, as_json: boo
 
     The document is an Open Inference Protocol request, or simply {"input name": nested lists}.
     """
-    url = f"{_where('gateway', gateway)}/v2/models/{quote(model, safe='')}"
+    url = f"{(gateway or _found().gateway).rstrip('/')}/v2/models/{quote(model, safe='')}"
     metadata = talk.call("GET", url)
     labelled = _labelled_outputs(talk.call("GET", f"{url}/config"))
     answer = talk.call("POST", f"{url}/infer", _request(metadata, inputs, labelled))

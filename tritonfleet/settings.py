@@ -13,6 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+DEFAULT_FLEET_FILE = Path("triton_configs/demo.yaml")
+"""The fleet of commands that are told no other: the demo, inside a checkout."""
+
 
 class Settings(BaseModel):
     """Addresses, folders and patience of one ``tritonfleet`` process."""

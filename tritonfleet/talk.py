@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonfleet.errors import FleetError
+from tritonfleet.server.layout import replace_text
+
+ADDRESSES_NAME = "control.json"
+"""In the state directory, as long as the fleet runs."""
 
 
 class FleetUnreachable(FleetError):
@@ -36,16 +41,32 @@ class Refused(FleetError):
         return self.message
 
 
-def addresses(state_dir: Path, control_port: int, http_port: int) -> dict[str, str]:
-    """Where the fleet that uses a state directory listens; the settings' ports if none does."""
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a fleet listens, as URLs."""
+
+    control: str
+    gateway: str
+
+
+def publish_addresses(state_dir: Path, addresses: Addresses) -> None:
+    """Leaves a fleet's addresses where ``published_addresses`` finds them."""
+    replace_text(state_dir / ADDRESSES_NAME, json.dumps(asdict(addresses)) + "\n")
+
+
+def published_addresses(state_dir: Path) -> Addresses | None:
+    """Where the fleet that uses a state directory listens, as it says itself; None if none does."""
     try:
-        found = json.loads((state_dir / "control.json").read_text(encoding="utf-8"))
-        return {"control": str(found["control"]), "gateway": str(found["gateway"])}
+        found = json.loads((state_dir / ADDRESSES_NAME).read_text(encoding="utf-8"))
+        return Addresses(str(found["control"]), str(found["gateway"]))
     except (OSError, ValueError, KeyError):
-        return {
-            "control": f"http://127.0.0.1:{control_port}",
-            "gateway": f"http://127.0.0.1:{http_port}",
-        }
+        return None
+
+
+def addresses(state_dir: Path, control_port: int, http_port: int) -> Addresses:
+    """Where the fleet that uses a state directory listens; the settings' ports if none does."""
+    expected = Addresses(f"http://127.0.0.1:{control_port}", f"http://127.0.0.1:{http_port}")
+    return published_addresses(state_dir) or expected
 
 
 def call(method: str, url: str, body: Any = None, timeout_s: float = 660.0) -> Any:
@@ -64,7 +85,12 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 660.0) -> A
 
 def _message(error: urllib.error.HTTPError) -> str:
     text = error.read().decode(errors="replace")
+    return error_in(text) or text or f"HTTP {error.code}"
+
+
+def error_in(text: str) -> str | None:
+    """The message of an error answer in Triton's form; None for anything else."""
     try:
         return str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError):
-        return text or f"HTTP {error.code}"
+        return None

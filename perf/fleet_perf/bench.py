@@ -21,7 +21,7 @@ from fleet_perf.promises import RoundsOrder, keep_promises
 from fleet_perf.results import Results
 from fleet_perf.rounds import requests_for_all
 from fleet_perf.scenarios import ColdScenario, Effort, ScenarioFile, WarmScenario
-from fleet_perf.serving import Addresses, started_fleet
+from fleet_perf.serving import started_fleet
 from fleet_perf.warm import Say, input_data, measure_warm
 from tritonfleet import talk
 from tritonfleet.errors import FleetError
@@ -71,14 +71,14 @@ async def run_bench(order: Order, say: Say, warn: Say) -> Results:
 
 
 @contextlib.asynccontextmanager
-async def _fleet(order: Order, say: Say) -> AsyncIterator[Addresses]:
+async def _fleet(order: Order, say: Say) -> AsyncIterator[talk.Addresses]:
     settings = order.settings
     found = talk.addresses(settings.state_dir, settings.control_port, settings.http_port)
-    control = (order.control or found["control"]).rstrip("/")
+    control = (order.control or found.control).rstrip("/")
     if order.serve is None or await reachable(control):
         gateway = (order.gateway or await _gateway(control)).rstrip("/")
         say(f"measuring the fleet at {gateway} …")
-        yield Addresses(control, gateway)
+        yield talk.Addresses(control, gateway)
         return
     say(f"starting the fleet of {order.serve} …")
     state_dir = settings.state_dir.resolve()

@@ -120,9 +120,3 @@ def compare_cold(model: str, gateway_s: Sequence[float], bare_s: Sequence[float]
         model, tuple(gateway_s), tuple(bare_s), gateway, bare,
         ratio_p50=gateway.p50 / bare.p50, ratio_p95=gateway.p95 / bare.p95,
     )  # fmt: skip
-
-
-def overall(comparisons: Sequence[ColdComparison]) -> Ratio | None:
-    """The median over models of their p50 ratios, so that no large model outweighs the others."""
-    ratios = [comparison.ratio_p50 for comparison in comparisons]
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None

@@ -19,7 +19,7 @@ import aiohttp
 from fleet_perf.inputs import Tensor, http_request, members
 from tritonfleet.errors import FleetError, Unstable
 from tritonfleet.gateway.activator import RESIDENCY_HEADER, WAIT_HEADER
-from tritonfleet.talk import FleetUnreachable, Refused
+from tritonfleet.talk import FleetUnreachable, Refused, error_in
 
 TIMEOUT_S = 600.0
 """Longer than any load: what takes longer is no measurement."""
@@ -181,10 +181,7 @@ def _answer(status: int, headers: Mapping[str, str], content: bytes, latency_s: 
 
 
 def _message(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return text[:_ERROR_CHARACTERS]
+    return error_in(text) or text[:_ERROR_CHARACTERS]
 
 
 def failure(address: str, model: str, answer: Answer) -> FleetError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from tritonfleet.errors import InvalidSpec, Problem
+from tritonfleet.server.tensors import DYNAMIC_SIZE, NUMPY_TYPES, encode_texts
 
-DYNAMIC_SIZE = 8
-"""Stands for every dimension that neither the configuration nor the scenario fixes."""
 TEXTS = (
     "A fleet of models shares the memory of one server.",
     "The tide turns before noon.",
@@ -29,11 +27,6 @@ TEXTS = (
     "Short.",
 )
 _SEED = 20
-_NUMPY = {
-    "BOOL": numpy.bool_, "UINT8": numpy.uint8, "UINT16": numpy.uint16, "UINT32": numpy.uint32,
-    "UINT64": numpy.uint64, "INT8": numpy.int8, "INT16": numpy.int16, "INT32": numpy.int32,
-    "INT64": numpy.int64, "FP16": numpy.float16, "FP32": numpy.float32, "FP64": numpy.float64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,7 @@ def _tensor(
     count = math.prod(shape)
     if datatype == "BYTES":
         chosen = tuple(texts[index % len(texts)] for index in range(count))
-        return Tensor(name, datatype, shape, _text_bytes(chosen), chosen)
+        return Tensor(name, datatype, shape, encode_texts(chosen), chosen)
     if datatype == "BF16":  # the upper half of a float32
         halves = generator.random(count, dtype=numpy.float32).view(numpy.uint32) >> 16
         return Tensor(name, datatype, shape, halves.astype("<u2").tobytes())
@@ -145,16 +138,11 @@ def _tensor(
 def _values(
     name: str, datatype: str, count: int, generator: numpy.random.Generator
 ) -> NDArray[Any]:
-    kind = _NUMPY[datatype]
+    kind = NUMPY_TYPES[datatype]
     if datatype.startswith("FP"):
         return generator.random(count, dtype=numpy.float64).astype(kind)
     # Whole numbers are indices as a rule, and 0 is one of every table; of a mask, 1 means "here".
     return numpy.full(count, 1 if name.endswith("mask") else 0, dtype=kind)
-
-
-def _text_bytes(texts: Sequence[str]) -> bytes:
-    encoded = [text.encode() for text in texts]
-    return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
 
 
 # -- the forms that are sent -------------------------------------------------------------------

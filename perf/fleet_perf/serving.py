@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fleet_perf.fleet import reachable
 from tritonfleet.errors import ServerExited, ServerTimeout
+from tritonfleet.talk import ADDRESSES_NAME, Addresses, published_addresses
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -26,14 +25,6 @@ _POLL_S = 0.05
 _TAIL_LINES = 20
 # What the console script `tritonfleet` does, with this very interpreter.
 _MAIN = "from tritonfleet.cli import main; main()"
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a fleet listens, as URLs."""
-
-    control: str
-    gateway: str
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +48,7 @@ async def started_fleet(
             start_new_session=True,  # Ctrl-C reaches us; we stop it in good order
         )  # fmt: skip
         try:
-            yield await _until_up(process, state_dir / "control.json", started_at)
+            yield await _until_up(process, state_dir / ADDRESSES_NAME, started_at)
         except _Ended:
             output.seek(0)
             lines = output.read().decode(errors="replace").splitlines()
@@ -90,10 +81,9 @@ def _read(path: Path, since: float) -> Addresses | None:
     try:
         if path.stat().st_mtime < since:
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Addresses(str(found["control"]), str(found["gateway"]))
-    except (OSError, ValueError, KeyError):
+    except OSError:
         return None
+    return published_addresses(path.parent)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -16,19 +16,11 @@ import numpy as np
 
 from repo_builder.product import Product
 from repo_builder.signature import BATCH, Shape
+from tritonfleet.server.tensors import NUMPY_TYPES
 
 SpecT = TypeVar("SpecT")
 Digest: TypeAlias = Callable[[Path], str]
 """The SHA-256 of a file or a folder."""
-
-NUMPY_TYPES: Mapping[str, str] = {
-    "BOOL": "bool",
-    "FP16": "float16",
-    "FP32": "float32",
-    "FP64": "float64",
-    **{f"INT{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"UINT{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from tritonfleet.controller.warmup import DYNAMIC_SIZE, warmup_request
+from tritonfleet.controller.warmup import warmup_request
 from tritonfleet.server.pbtxt import parse_config
+from tritonfleet.server.tensors import DYNAMIC_SIZE
 
 
 def request(text):

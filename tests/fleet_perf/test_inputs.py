@@ -8,7 +8,6 @@ import numpy
 import pytest
 
 from fleet_perf.inputs import (
-    DYNAMIC_SIZE,
     TEXTS,
     analyzer_data,
     callable_by_requests,
@@ -19,6 +18,7 @@ from fleet_perf.inputs import (
 )
 from tests.fleet_perf.builders import config, tensor
 from tritonfleet.errors import InvalidSpec
+from tritonfleet.server.tensors import DYNAMIC_SIZE
 
 
 def test_a_batch_dimension_goes_in_front_where_the_model_batches():

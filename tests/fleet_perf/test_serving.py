@@ -5,9 +5,10 @@ import os
 import pytest
 
 from fleet_perf import serving
-from fleet_perf.serving import Addresses, started_fleet
+from fleet_perf.serving import started_fleet
 from tests.fleet_perf.imitation import connected, imitation
 from tritonfleet.errors import ServerExited
+from tritonfleet.talk import Addresses
 
 
 async def test_a_fleet_that_cannot_start_leaves_its_last_words(tmp_path):

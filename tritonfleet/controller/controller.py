@@ -192,10 +192,6 @@ class Controller:
         """The servers that are up."""
         return tuple(self._servers)
 
-    def any_server(self) -> str | None:
-        """A server that is up, if any is."""
-        return next(iter(self._servers), None)
-
     def decisions(self) -> tuple[Decision, ...]:
         """The bounded log of decisions, oldest first."""
         return tuple(self.ledger.decisions)

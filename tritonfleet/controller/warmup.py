@@ -7,7 +7,6 @@ inference also touches the memory the model will need, so that it is measured in
 from __future__ import annotations
 
 import math
-import struct
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -15,15 +14,9 @@ from tritonclient.grpc import service_pb2
 from tritonfleet.errors import LoadFailed
 from tritonfleet.server.client import InferenceRefused, TritonClient
 from tritonfleet.server.pbtxt import datatype
+from tritonfleet.server.tensors import DYNAMIC_SIZE, element_bytes, encode_texts
 
-DYNAMIC_SIZE = 8
-"""Stands for every dimension that the configuration leaves open."""
-_ELEMENT_BYTES = {
-    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8,
-    "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8,
-    "FP16": 2, "BF16": 2, "FP32": 4, "FP64": 8,
-}  # fmt: skip
-_TEXT = b"warm up"
+_TEXT = "warm up"
 # What Triton says of a python-backend model whose process is gone.
 _DEAD = ("is not healthy", "has no available versions", "is not found")
 
@@ -45,8 +38,8 @@ def warmup_request(config: Any) -> Any:
 
 def _zeros(kind: str, count: int) -> bytes:
     if kind == "BYTES":
-        return (struct.pack("<I", len(_TEXT)) + _TEXT) * count
-    return bytes(_ELEMENT_BYTES[kind] * count)
+        return encode_texts([_TEXT] * count)
+    return bytes(element_bytes(kind) * count)
 
 
 async def prove(client: TritonClient, config: Any, timeout_s: float) -> None:

@@ -22,7 +22,6 @@ from tritonfleet.errors import (
     ModelNotFound,
     Problem,
     ServerTimeout,
-    ServerUnreachable,
 )
 from tritonfleet.gateway.metadata import model_config, model_metadata, no_statistics
 from tritonfleet.gateway.problems import problems
@@ -122,8 +121,9 @@ class Activator:
     async def model_ready(self, request: web.Request) -> web.StreamResponse:
         """200 for a model that can be served, on demand if need be; 400 while its loads fail."""
         model = self._known(request)
-        if self._resident(model):
-            return await self._relayed(request, self._server_of(model))
+        server = self._controller.ledger.ready_on(model)
+        if server is not None:
+            return await self._relayed(request, server)
         failure = self._controller.ledger.failure(model, self._controller.now())
         if failure is not None:
             return web.json_response({"error": str(failure)}, status=400)
@@ -149,8 +149,9 @@ class Activator:
         self, request: web.Request, model: str, cold: Callable[[Any], dict[str, Any]]
     ) -> web.StreamResponse:
         """Triton's own answer for a resident model, else the same from the repository."""
-        if self._resident(model):
-            return await self._relayed(request, self._server_of(model))
+        server = self._controller.ledger.ready_on(model)
+        if server is not None:
+            return await self._relayed(request, server)
         config = await asyncio.to_thread(self._configs, model)
         return web.json_response(cold(config), headers={RESIDENCY_HEADER: "cold"})
 
@@ -167,7 +168,7 @@ class Activator:
 
     async def ready(self, _: web.Request) -> web.Response:
         """200 if a tritonserver is there to load models on."""
-        return web.Response(status=200 if self._controller.any_server() else 503)
+        return web.Response(status=200 if self._controller.servers() else 503)
 
     async def all_statistics(self, request: web.Request) -> web.StreamResponse:
         """The statistics of every loaded model, of every server."""
@@ -226,15 +227,6 @@ class Activator:
         if model not in names:
             raise ModelNotFound(model, names)
         return model
-
-    def _resident(self, model: str) -> bool:
-        return self._controller.ledger.ready_on(model) is not None
-
-    def _server_of(self, model: str) -> str:
-        server = self._controller.ledger.ready_on(model) or self._controller.any_server()
-        if server is None:
-            raise ServerUnreachable("any", "the fleet's addresses")
-        return server
 
 
 async def _json_body(request: web.Request) -> dict[str, Any]:
