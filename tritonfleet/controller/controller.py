@@ -48,11 +48,8 @@ class Lease:
     model: str
     server: str
     waited_s: float
-
-    @property
-    def cold(self) -> bool:
-        """Whether the holder had to wait."""
-        return self.waited_s > 0.0
+    cold: bool
+    """Whether the model was not in memory when the holder came; a wait alone proves nothing."""
 
 
 class Memory(Protocol):
@@ -144,10 +141,10 @@ class Controller:
 
         Raises ModelNotFound, ModelTooLarge, FleetSaturated after ``timeout_s``, or LoadFailed.
         """
-        ticket = next(self._tickets)
+        ticket, cold = next(self._tickets), self.ledger.ready_on(model) is None
         grant = await self._ask(ticket, model, timeout_s, holds=True)
         try:
-            yield Lease(grant.model, grant.server, grant.waited_s)
+            yield Lease(grant.model, grant.server, grant.waited_s, cold)
         finally:
             self._apply(self.ledger.release(ticket, self._clock()))
 
