@@ -1,0 +1,149 @@
+#include "model.h"
+
+#include <malloc.h>
+
+#include <filesystem>
+
+#include "agreement.h"
+
+namespace tritonfleet {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::nanoseconds;
+
+// Packing copies weights at some 2.5 GB/s (measured). A model is packed once its runs have taken
+// twice as long as that: whoever rents until the rent has reached the price pays at most twice
+// what the best choice would have cost (the ski rental problem).
+constexpr std::int64_t kPackedBytesPerSecond = 2'500'000'000;
+constexpr std::int64_t kPackAfter = 2;
+constexpr nanoseconds kMeasureEvery = std::chrono::milliseconds(100);
+
+std::int64_t now_ns() {
+  return nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string model_path(const std::string& directory, const std::string& file_name) {
+  fs::path path = fs::path(directory) / file_name;
+  if (fs::is_directory(path)) path /= "model.onnx";
+  if (!fs::is_regular_file(path)) {
+    throw Failure(TRITONSERVER_ERROR_NOT_FOUND, path.string() + " is missing");
+  }
+  return path.string();
+}
+
+std::string joined(const std::vector<std::string>& problems) {
+  std::string text;
+  for (const auto& problem : problems) text += (text.empty() ? "" : "; ") + problem;
+  return text;
+}
+
+}  // namespace
+
+Model::Model(
+    const Environment& environment, const Events& events, Identity identity,
+    const ModelConfig& config, const BackendConfig& backend, const std::string& directory)
+    : environment_(environment),
+      events_(events),
+      identity_(std::move(identity)),
+      config_(config.session),
+      path_(model_path(directory, config.file_name)),
+      map_weights_(backend.map_weights) {
+  try {
+    const MappedFile file(path_);
+    stamp_ = file.stamp();
+    session_ = config_.packing == Packing::kEager ? open_packed(file) : open_unpacked(file);
+  } catch (const Failure& failure) {
+    throw Failure(
+        failure.code(), bounded("ONNX Runtime cannot open " + path_ + ": " + failure.what()));
+  }
+}
+
+std::shared_ptr<const Session> Model::open_unpacked(const MappedFile& file) {
+  Outline outlined = outline(file.bytes(), fs::path(path_).filename().string());
+  for (const Weight& weight : outlined.weights) weight_bytes_ += weight.size;
+  // Without large weights there is nothing that packing could make faster.
+  packing_open_ = config_.packing == Packing::kLazy && weight_bytes_ > 0;
+  Opening opening{outlined.proto, directory(), nullptr, 0, /*packed=*/false};
+  if (map_weights_) {
+    opening.mapped_bytes = weight_bytes_;
+  } else {
+    opening.weights =
+        std::make_unique<const Weights>(environment_.ort(), file, std::move(outlined.weights));
+  }
+  return std::make_shared<const Session>(environment_, config_, std::move(opening));
+}
+
+std::shared_ptr<const Session> Model::open_packed(const MappedFile& file) const {
+  return std::make_shared<const Session>(
+      environment_, config_, Opening{file.bytes(), directory(), nullptr, 0, /*packed=*/true});
+}
+
+std::string Model::directory() const { return fs::path(path_).parent_path().string(); }
+
+Model::~Model() {
+  session_.reset();
+  malloc_trim(0);  // glibc keeps freed pages for itself unless it is told not to
+  if (announced_) events_.send("unloaded", identity_.name, identity_.version, 0);
+}
+
+std::shared_ptr<const Session> Model::session() const {
+  const std::lock_guard lock(mutex_);
+  return session_;
+}
+
+void Model::check(const ModelConfig& config) const {
+  const auto problems = contradictions(config, session()->signature());
+  if (problems.empty()) return;
+  throw invalid(bounded(path_ + " contradicts config.pbtxt: " + joined(problems)));
+}
+
+void Model::announce() {
+  told_bytes_ = held_bytes();
+  announced_ = true;
+  events_.send("loaded", identity_.name, identity_.version, told_bytes_);
+}
+
+void Model::ran(nanoseconds duration) {
+  run_ns_ += duration.count();
+  const std::int64_t now = now_ns();
+  std::int64_t last = measured_at_ns_;
+  if (now - last < kMeasureEvery.count()) return;
+  if (measured_at_ns_.compare_exchange_strong(last, now)) tell_growth();
+}
+
+void Model::tell_growth() {
+  const std::uint64_t bytes = held_bytes();
+  if (bytes <= told_bytes_) return;
+  told_bytes_ = bytes;
+  events_.send("memory", identity_.name, identity_.version, bytes);
+}
+
+bool Model::wants_packing() {
+  if (!packing_open_) return false;
+  const auto pack_ns =
+      static_cast<std::int64_t>(weight_bytes_) * 1'000 / (kPackedBytesPerSecond / 1'000'000);
+  return run_ns_ >= kPackAfter * pack_ns && packing_open_.exchange(false);
+}
+
+void Model::pack() {
+  std::shared_ptr<const Session> packed;
+  try {
+    const MappedFile file(path_);
+    if (file.stamp() != stamp_) return;  // it is another model by now
+    packed = open_packed(file);
+    if (file.stamp() != stamp_) return;
+  } catch (const Failure& failure) {
+    const std::string text = identity_.name + " stays unpacked: " + failure.what();
+    forget(TRITONSERVER_LogMessage(TRITONSERVER_LOG_WARN, __FILE__, __LINE__, text.c_str()));
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    session_.swap(packed);
+  }
+  packed.reset();  // outside the lock; runs that still use the old session keep it a little longer
+  tell_growth();
+}
+
+}  // namespace tritonfleet

@@ -1,0 +1,68 @@
+#include "weights.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace tritonfleet {
+namespace {
+
+constexpr std::size_t kCacheLine = 64;
+
+std::size_t placed_size(const Weight& weight) {
+  return (weight.size + kCacheLine - 1) / kCacheLine * kCacheLine;
+}
+
+}  // namespace
+
+Weights::Weights(const Ort& ort, const MappedFile& file, std::vector<Weight> weights)
+    : ort_(ort), weights_(std::move(weights)) {
+  std::size_t size = 0;
+  for (const Weight& weight : weights_) size += placed_size(weight);
+  if (size == 0) return;
+  reserve_region(size);
+  OrtMemoryInfo* memory_info = nullptr;
+  ort(slot::CreateCpuMemoryInfo, OrtAllocatorType::kDevice, OrtMemoryType::kDefault, &memory_info);
+  const Owned owned(ort, slot::ReleaseMemoryInfo, memory_info);
+  char* next = region_;
+  for (const Weight& weight : weights_) {
+    file.read(next, weight.offset, weight.size);
+    tensors_.push_back(tensor(weight, memory_info, next));
+    next += placed_size(weight);
+  }
+}
+
+Weights::~Weights() {
+  if (region_ != nullptr) munmap(region_, region_size_);
+}
+
+void Weights::reserve_region(std::size_t size) {
+  void* region = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (region == MAP_FAILED) {
+    throw Failure(
+        TRITONSERVER_ERROR_UNAVAILABLE, "there is no memory for " + std::to_string(size) +
+                                            " bytes of weights: " + std::strerror(errno));
+  }
+  region_ = static_cast<char*>(region);
+  region_size_ = size;
+  // Where the system allows it: one page fault for 2 MiB instead of 512.
+  madvise(region_, size, MADV_HUGEPAGE);
+}
+
+Owned<OrtValue> Weights::tensor(
+    const Weight& weight, const OrtMemoryInfo* memory_info, char* data) const {
+  OrtValue* value = nullptr;
+  ort_(slot::CreateTensorWithDataAsOrtValue, memory_info, data, weight.size, weight.dims.data(),
+       weight.dims.size(), weight.type->ort, &value);
+  return {ort_, slot::ReleaseValue, value};
+}
+
+void Weights::hand_over(OrtSessionOptions* options) const {
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    ort_(slot::AddInitializer, options, weights_[i].name.c_str(), tensors_[i].get());
+  }
+}
+
+}  // namespace tritonfleet
