@@ -5,13 +5,17 @@ ARGS ?=
 BIN := .venv/bin
 export TRITONFLEET_FLEET := $(FLEET)
 
-.PHONY: help setup build-repo serve bench test test-fast check format lock schema clean
+.PHONY: help setup native build-repo serve bench test test-fast check format lock schema clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  FLEET=path/to/fleet.yaml chooses the fleet (now: $(FLEET)); ARGS=… goes to the command."
 
 setup:  ## make the virtual environment (.venv), or bring it up to date
+	@$(PYTHON) scripts/setup.py
+
+native:  ## build the native ONNX Runtime backend anew (set-up does when its sources change)
+	@rm -f .venv/tritonfleet-native.json
 	@$(PYTHON) scripts/setup.py
 
 build-repo: setup  ## build the fleet's models into model_repository/

@@ -2,7 +2,8 @@
 
 Run by ``make setup`` with any Python from 3.10 to 3.12 and its standard library only. The one hard
 part is torch: on Linux its plain wheel is a CUDA build of half a gigabyte, with gigabytes of
-libraries behind it. Where there is no GPU, only a CPU build is ever installed.
+libraries behind it. Where there is no GPU, only a CPU build is ever installed. The native backend,
+which a compiler makes, is native_backend.py's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import native_backend
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -34,9 +37,16 @@ def main() -> int:
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         found = ".".join(map(str, sys.version_info[:3]))
         return fail(f"Python 3.10 to 3.12 is needed, this is {found}", "make PYTHON=python3.11 …")
+    bring_up_to_date()
+    native_backend.bring_up_to_date(ROOT / "native", VENV, pip, say)
+    return 0
+
+
+def bring_up_to_date() -> None:
+    """Installs all packages, unless nothing has changed since the last time."""
     wanted = fingerprint()
     if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
-        return 0
+        return
     started = time.monotonic()
     if not PYTHON.exists():
         step("virtual environment", [sys.executable, "-m", "venv", str(VENV)])
@@ -46,7 +56,6 @@ def main() -> int:
     step("packages (about 1.5 GB on disk, a minute or two)", command)
     STAMP.write_text(json.dumps(wanted), encoding="utf-8")
     say(f"environment ready in {time.monotonic() - started:.0f} s: {VENV}")
-    return 0
 
 
 def fingerprint() -> dict[str, str]:

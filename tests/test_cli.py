@@ -14,6 +14,7 @@ import pytest
 
 from tests.serving import until
 from tests.tiny import adder_fleet
+from tritonfleet.launchers.native import choose_backend
 
 COMMAND = [sys.executable, "-m", "tritonfleet"]
 
@@ -61,17 +62,18 @@ def folder(tmp_path_factory):
     return path
 
 
-def serve(folder: Path):
-    """``tritonfleet serve`` once it listens."""
+def serve(folder: Path, *flags: str):
+    """``tritonfleet serve`` once it listens and has said so."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "-f", "fleet.yaml"],
+        [*COMMAND, "serve", "-f", "fleet.yaml", *flags],
         cwd=folder,
         env={**os.environ, "COLUMNS": "200"},
         stderr=(folder / "serve.log").open("w"),
         start_new_session=True,
     )
-    until(lambda: (folder / "state" / "control.json").exists() or process.poll() is not None)
-    assert process.poll() is None, (folder / "serve.log").read_text()
+    log = folder / "serve.log"
+    until(lambda: "Ctrl-C" in log.read_text() or process.poll() is not None)
+    assert process.poll() is None, log.read_text()
     return process
 
 
@@ -88,6 +90,25 @@ def test_serve_prints_how_to_call_the_fleet(fleet, folder):
     said = (folder / "serve.log").read_text()
     assert "Open Inference Protocol" in said
     assert "curl" in said
+
+
+@pytest.mark.triton
+def test_serve_says_what_runs_onnx_models(fleet, folder):
+    (line,) = [
+        line for line in (folder / "serve.log").read_text().splitlines() if "ONNX models" in line
+    ]
+    assert str(choose_backend("auto", os.environ))[:80] in line
+
+
+@pytest.mark.triton
+def test_the_backend_that_is_asked_for_is_taken(tmp_path):
+    adder_fleet(tmp_path, {"one": "40MiB"})
+    process = serve(tmp_path, "--onnxruntime-backend", "python")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    said = (tmp_path / "serve.log").read_text()
+    assert "python-based backend" in said
+    assert "python-based backend:" not in said  # nothing to excuse
 
 
 @pytest.mark.triton

@@ -16,6 +16,7 @@ std::string written(const Dims& dims) {
 }
 
 Dims full_dims(const TensorConfig& tensor, bool batched) {
+  if (tensor.ragged) return {-1};
   Dims dims = tensor.dims;
   if (batched) dims.insert(dims.begin(), -1);
   return dims;
@@ -78,9 +79,14 @@ bool is_configured(const ModelConfig& config, const std::string& name) {
     });
   };
   return has(config.inputs) || has(config.controls) ||
-         std::any_of(config.states.begin(), config.states.end(), [&](const auto& state) {
-           return state.input.name == name;
-         });
+         std::any_of(
+             config.states.begin(), config.states.end(),
+             [&](const auto& state) { return state.input.name == name; }) ||
+         std::any_of(
+             config.batch_inputs.begin(), config.batch_inputs.end(), [&](const auto& input) {
+               const auto& names = input.target_names;
+               return std::find(names.begin(), names.end(), name) != names.end();
+             });
 }
 
 // Whether every input and output begins with a dimension that may be anything.
@@ -126,7 +132,10 @@ std::vector<std::string> contradictions(const ModelConfig& config, const Signatu
       inputs.end(), signature.optional_inputs.begin(), signature.optional_inputs.end());
   for (const auto& tensor : config.inputs) comparison.compare("input", tensor, inputs);
   for (const auto& tensor : config.controls) comparison.compare("input", tensor, inputs);
-  for (const auto& tensor : config.outputs) comparison.compare("output", tensor, signature.outputs);
+  for (TensorConfig tensor : config.outputs) {
+    tensor.ragged = config.scattered_like(tensor.name) != nullptr;
+    comparison.compare("output", tensor, signature.outputs);
+  }
   for (const auto& state : config.states) {
     comparison.compare("input", state.input, inputs);
     comparison.compare("output", state.output, signature.outputs);

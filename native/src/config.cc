@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <functional>
@@ -107,18 +108,68 @@ std::vector<std::int64_t> dims_of(const Json& tensor) {
 TensorConfig tensor_of(const Json& tensor, const char* name = "name") {
   return {
       text_of(member(tensor, name)), text_of(member(tensor, "data_type")), dims_of(tensor),
-      truth_of(member(tensor, "optional"))};
+      truth_of(member(tensor, "allow_ragged_batch"))};
 }
 
 std::vector<TensorConfig> tensors_of(const Json& tensors) {
   std::vector<TensorConfig> found;
-  for (const auto& tensor : tensors) {
-    if (truth_of(member(tensor, "allow_ragged_batch"))) {
-      throw invalid(
-          "input '" + text_of(member(tensor, "name")) +
-          "' has allow_ragged_batch in config.pbtxt, which this backend does not know");
-    }
-    found.push_back(tensor_of(tensor));
+  for (const auto& tensor : tensors) found.push_back(tensor_of(tensor));
+  return found;
+}
+
+std::vector<std::string> names_of(const Json& names) {
+  std::vector<std::string> found;
+  for (const auto& name : names) found.push_back(text_of(name));
+  return found;
+}
+
+// Every kind there is has exactly one source.
+std::string source_of(const Json& entry) {
+  const auto names = names_of(member(entry, "source_input"));
+  if (names.size() == 1) return names.front();
+  throw invalid("a batch_input or batch_output in config.pbtxt must have one source_input");
+}
+
+constexpr std::array<std::pair<std::string_view, BatchInput::Kind>, 6> kBatchInputKinds{{
+    {"BATCH_ELEMENT_COUNT", BatchInput::Kind::kElementCount},
+    {"BATCH_ACCUMULATED_ELEMENT_COUNT", BatchInput::Kind::kAccumulatedElementCount},
+    {"BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO",
+     BatchInput::Kind::kAccumulatedElementCountWithZero},
+    {"BATCH_MAX_ELEMENT_COUNT_AS_SHAPE", BatchInput::Kind::kMaxElementCountAsShape},
+    {"BATCH_ITEM_SHAPE", BatchInput::Kind::kItemShape},
+    {"BATCH_ITEM_SHAPE_FLATTEN", BatchInput::Kind::kItemShapeFlatten},
+}};
+
+BatchInput batch_input_of(const Json& entry) {
+  // Protobuf leaves out what has the default value.
+  const std::string kind = text_of(member(entry, "kind"), "BATCH_ELEMENT_COUNT");
+  const auto* found = std::find_if(
+      kBatchInputKinds.begin(), kBatchInputKinds.end(),
+      [&](const auto& known) { return known.first == kind; });
+  if (found == kBatchInputKinds.end()) {
+    throw invalid("batch_input in config.pbtxt has kind '" + kind + "', which is not known");
+  }
+  const std::string type = text_of(member(entry, "data_type"));
+  if (type != "TYPE_INT32" && type != "TYPE_INT64" && type != "TYPE_FP32") {
+    throw invalid(
+        "batch_input in config.pbtxt has data_type '" + type +
+        "'; it must be TYPE_INT32, TYPE_INT64 or TYPE_FP32");
+  }
+  return {
+      found->second, names_of(member(entry, "target_name")),
+      find_type(&TensorType::config_name, std::string_view(type)), source_of(entry)};
+}
+
+std::vector<BatchInput> batch_inputs_of(const Json& entries) {
+  std::vector<BatchInput> found;
+  for (const auto& entry : entries) found.push_back(batch_input_of(entry));
+  return found;
+}
+
+std::vector<BatchOutput> batch_outputs_of(const Json& entries) {
+  std::vector<BatchOutput> found;
+  for (const auto& entry : entries) {
+    found.push_back({names_of(member(entry, "target_name")), source_of(entry)});
   }
   return found;
 }
@@ -204,11 +255,22 @@ SessionConfig session_of(const Json& config, const BackendConfig& backend) {
 
 }  // namespace
 
+bool ModelConfig::is_ragged(std::string_view input) const {
+  return std::any_of(inputs.begin(), inputs.end(), [&](const TensorConfig& tensor) {
+    return tensor.ragged && tensor.name == input;
+  });
+}
+
+const std::string* ModelConfig::scattered_like(std::string_view output) const {
+  for (const auto& each : batch_outputs) {
+    const auto& names = each.target_names;
+    if (std::find(names.begin(), names.end(), output) != names.end()) return &each.source_input;
+  }
+  return nullptr;
+}
+
 ModelConfig parse_model_config(std::string_view json, const BackendConfig& backend) {
   const Json config = parse(json, "the model configuration");
-  if (!member(config, "batch_input").empty() || !member(config, "batch_output").empty()) {
-    throw invalid("config.pbtxt has batch_input or batch_output, which this backend does not know");
-  }
   const Json& sequence = member(config, "sequence_batching");
   ModelConfig model;
   model.file_name = text_of(member(config, "default_model_filename"));
@@ -218,6 +280,8 @@ ModelConfig parse_model_config(std::string_view json, const BackendConfig& backe
   model.outputs = tensors_of(member(config, "output"));
   model.controls = controls_of(sequence);
   model.states = states_of(sequence);
+  model.batch_inputs = batch_inputs_of(member(config, "batch_input"));
+  model.batch_outputs = batch_outputs_of(member(config, "batch_output"));
   model.session = session_of(config, backend);
   return model;
 }

@@ -19,13 +19,35 @@ struct TensorConfig {
   std::string name;
   std::string type_name;
   std::vector<std::int64_t> dims;
-  bool optional = false;
+  bool ragged = false;  // requests of different shapes are put one after the other, flat
 };
 
 // A tensor that the sequence batcher keeps from one request of a sequence to the next.
 struct StateConfig {
   TensorConfig input;
   TensorConfig output;
+};
+
+// An input that tells the model how a batch is made up.
+struct BatchInput {
+  enum class Kind {
+    kElementCount,
+    kAccumulatedElementCount,
+    kAccumulatedElementCountWithZero,
+    kMaxElementCountAsShape,
+    kItemShape,
+    kItemShapeFlatten,
+  };
+  Kind kind = Kind::kElementCount;
+  std::vector<std::string> target_names;
+  const TensorType* type = nullptr;
+  std::string source_input;
+};
+
+// Outputs that are flat, and shared out in the shapes of an input.
+struct BatchOutput {
+  std::vector<std::string> target_names;
+  std::string source_input;
 };
 
 // An entry of optimization.execution_accelerators.
@@ -64,9 +86,14 @@ struct ModelConfig {
   std::vector<TensorConfig> outputs;
   std::vector<TensorConfig> controls;  // inputs that the sequence batcher adds
   std::vector<StateConfig> states;
+  std::vector<BatchInput> batch_inputs;
+  std::vector<BatchOutput> batch_outputs;
   SessionConfig session;
 
   [[nodiscard]] bool batched() const noexcept { return max_batch_size > 0; }
+  [[nodiscard]] bool is_ragged(std::string_view input) const;
+  // The input in whose shapes an output is shared out; null for an ordinary output.
+  [[nodiscard]] const std::string* scattered_like(std::string_view output) const;
 };
 
 // What the server's command line says: --backend-config=onnxruntime,KEY=VALUE.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,24 @@ import pytest
 
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.launchers.command import Invocation, Ports, tritonserver_command
+from tritonfleet.launchers.native import NativeBackend
 
 OPTIONS = LaunchOptions("gpu0", Path("/models"), Path("/state"))
 INVOCATION = Invocation("tritonfleet-1a2b", Ports(41000, 41001, 41002), admin_secret="sesame")
+NATIVE = NativeBackend(Path("/n/libtriton_onnxruntime.so"), Path("/o/libonnxruntime.so.1.31.1"))
 
 
-def command(options=OPTIONS, *, gpu=False):
-    return tritonserver_command(Path("/bin/ts"), Path("/backends"), options, INVOCATION, gpu=gpu)
+def command(options=OPTIONS, invocation=INVOCATION, *, gpu=False, native=None):
+    return tritonserver_command(
+        Path("/bin/ts"), Path("/backends"), options, invocation, gpu=gpu, native=native
+    )
+
+
+def of_backend(arguments, backend):
+    """Its settings, by name."""
+    start = f"--backend-config={backend},"
+    settings = [each.removeprefix(start) for each in arguments if each.startswith(start)]
+    return dict(setting.split("=", 1) for setting in settings)
 
 
 def test_program_and_folders_come_from_the_caller():
@@ -74,6 +86,26 @@ def test_a_fraction_of_a_second_is_rounded_up_because_triton_takes_whole_ones():
     assert "--model-load-thread-count=7" in command(options)
 
 
+def test_the_native_backend_is_told_its_library_its_bound_and_where_to_tell_of_models():
+    options = replace(OPTIONS, load_thread_count=2)
+    invocation = replace(INVOCATION, events=Path("/tmp/tritonfleet-1a2b/events"))
+    assert of_backend(command(options, invocation, native=NATIVE), "onnxruntime") == {
+        "library": "/o/libonnxruntime.so.1.31.1",
+        "load_thread_count": "2",
+        "events": "/tmp/tritonfleet-1a2b/events",
+    }
+
+
+def test_no_socket_is_named_where_nobody_listens():
+    assert "events" not in of_backend(command(native=NATIVE), "onnxruntime")
+
+
+def test_the_python_based_backend_is_told_nothing_of_the_native_ones():
+    assert of_backend(command(), "onnxruntime") == {}
+
+
 def test_no_flag_is_given_twice():
-    flags = [argument.partition("=")[0] for argument in command()]
+    # A backend's settings are flags of their own.
+    arguments = command(native=NATIVE)
+    flags = [re.sub(r"^(--backend-config=\w+,)?([^=]*)=.*", r"\1\2", each) for each in arguments]
     assert len(flags) == len(set(flags))

@@ -47,6 +47,7 @@ async def test_a_live_server_is_taken_as_it_is(served):
     assert server.endpoint.pid is None
     assert server.log_file is None
     assert server.log_tail() == ""
+    assert (server.onnxruntime_backend, server.events) == (None, None)
 
 
 async def test_it_never_ends_and_stopping_it_does_nothing(served):

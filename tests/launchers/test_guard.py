@@ -35,13 +35,16 @@ PATIENT = "import time; print('up', flush=True); time.sleep(600)"
 class Guarded:
     """A guard with its pretended server, and this test as the launcher."""
 
-    def __init__(self, argv: list[str], orphan_grace_s: float = LONG_S) -> None:
+    def __init__(
+        self, argv: list[str], orphan_grace_s: float = LONG_S, events_folder: str = ""
+    ) -> None:
         self.prefix = f"tritonfleet-test-{secrets.token_hex(4)}_"
         order = {
             "argv": argv,
             "env": dict(os.environ),
             "cwd": "/",
             "shared_memory_prefix": self.prefix,
+            "events_folder": events_folder,
             "orphan_grace_s": orphan_grace_s,
         }
         self.popen = subprocess.Popen(
@@ -103,6 +106,27 @@ def test_a_program_that_cannot_be_started_is_told_in_the_log():
         assert running.status() == 127
     finally:
         running.close()
+
+
+@pytest.mark.parametrize("script", ["", DEAF])
+def test_the_socket_of_the_events_goes_with_the_server_and_with_the_launcher(
+    guarded, tmp_path, script
+):
+    folder = tmp_path / "of one start"
+    folder.mkdir()
+    (folder / "events").touch()
+    running = guarded(script, events_folder=str(folder), orphan_grace_s=0)
+    running.popen.stdin.close()
+    running.status()
+    assert not folder.exists()
+
+
+def test_no_folder_is_removed_when_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    guard.remove_folder("")
+    guard.remove_folder(str(tmp_path / "nowhere"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_a_killed_server_leaves_behind_is_ended_with_its_shared_memory(guarded):

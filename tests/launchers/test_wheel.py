@@ -11,6 +11,7 @@ import pytest
 
 from tritonfleet.errors import LauncherUnavailable
 from tritonfleet.launchers import wheel as wheel_module
+from tritonfleet.launchers.native import NativeBackend
 from tritonfleet.launchers.wheel import (
     Wheel,
     assemble,
@@ -44,6 +45,17 @@ def wheel(tmp_path):
     paths["libraries"] = paths["libraries"].parent
     paths["python_backend"] = paths["python_backend"].parent
     return Wheel(**paths)
+
+
+@pytest.fixture
+def native(tmp_path):
+    backend = NativeBackend(tmp_path / "libtriton_onnxruntime.so", tmp_path / "libonnxruntime.so")
+    backend.library.write_text("native")
+    return backend
+
+
+def onnxruntime_backend(installation) -> list[str]:
+    return sorted(path.name for path in (installation.backends / "onnxruntime").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -131,6 +143,20 @@ def test_assembling_again_leaves_nothing_of_the_earlier_time(wheel, tmp_path):
     ]
 
 
+def test_the_native_backend_takes_the_place_of_the_python_based_one(wheel, native, tmp_path):
+    installation = assemble(wheel, tmp_path / "own", native)
+    copy = installation.backends / "onnxruntime/libtriton_onnxruntime.so"
+    assert onnxruntime_backend(installation) == [copy.name]
+    assert copy.read_text() == "native"
+    assert not copy.is_symlink()
+
+
+def test_the_python_based_backend_comes_back_where_the_native_one_was(wheel, native, tmp_path):
+    assemble(wheel, tmp_path / "own", native)
+    installation = assemble(wheel, tmp_path / "own")
+    assert onnxruntime_backend(installation) == ["model.py"]
+
+
 def test_libpython_is_offered_without_its_neighbours(wheel, tmp_path):
     installation = assemble(wheel, tmp_path / "own")
     assert [path.name for path in installation.libraries.iterdir()] == [LIBPYTHON]
@@ -152,3 +178,19 @@ def test_what_the_user_has_set_is_kept(wheel, tmp_path):
     assert environment["OPENBLAS_NUM_THREADS"] == "1"
     assert environment["HOME"] == "/home/me"
     assert environment["LD_LIBRARY_PATH"].endswith(":/opt/lib")
+
+
+def test_memory_of_native_models_goes_back_to_the_system_unless_the_user_says_otherwise(
+    wheel, native, tmp_path
+):
+    installation = assemble(wheel, tmp_path / "own", native)
+    inherited = {"MALLOC_ARENA_MAX": "8"}
+    environment = server_environment(wheel, installation, inherited, native=native)
+    assert environment["MALLOC_ARENA_MAX"] == "8"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "1048576"
+
+
+def test_the_allocator_is_left_alone_where_models_have_processes_of_their_own(wheel, tmp_path):
+    installation = assemble(wheel, tmp_path / "own")
+    environment = server_environment(wheel, installation, {})
+    assert not any(name.startswith("MALLOC") for name in environment)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.events import ModelEvents
+from tritonfleet.settings import OnnxruntimeBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,10 @@ class LaunchOptions:
     rate_limit: bool = False
     """Whether instances share the resources that their models name."""
     model_load_thread_count: int = 4
+    onnxruntime_backend: OnnxruntimeBackend = "auto"
+    """What runs ONNX models where it is ours to choose."""
+    load_thread_count: int = 0
+    """How many ONNX models may be opening at once in the native backend; 0 is no bound."""
     exit_timeout_s: float = 30.0
     """How long Triton waits for requests in flight once it is told to end."""
     http_url: str | None = None
@@ -44,6 +50,16 @@ class RunningServer(Protocol):
     @property
     def log_file(self) -> Path | None:
         """Where its output goes; None when that is not ours to know."""
+        ...
+
+    @property
+    def onnxruntime_backend(self) -> str | None:
+        """What runs its ONNX models, for people; None when that is not ours to know."""
+        ...
+
+    @property
+    def events(self) -> ModelEvents | None:
+        """What its models tell of themselves; None when they cannot."""
         ...
 
     def poll(self) -> int | None:

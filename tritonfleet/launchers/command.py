@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tritonfleet.launchers.base import LaunchOptions
+from tritonfleet.launchers.native import NativeBackend
 
 LOOPBACK = "127.0.0.1"
 ADMIN_KEY = "tritonfleet-admin"
@@ -35,6 +36,8 @@ class Invocation:
     from others'."""
     ports: Ports
     admin_secret: str = field(repr=False)
+    events: Path | None = None
+    """The socket on which the native backend tells of its models."""
 
 
 def shared_memory_prefix(instance: str) -> str:
@@ -49,6 +52,7 @@ def tritonserver_command(
     invocation: Invocation,
     *,
     gpu: bool,
+    native: NativeBackend | None = None,
 ) -> list[str]:
     """The arguments, program first. They hold the admin secret: never log them."""
     return [
@@ -63,6 +67,7 @@ def tritonserver_command(
         # Holds for every python-based backend, so that clean-up touches our regions only.
         "--backend-config=python,"
         f"shm-region-prefix-name={shared_memory_prefix(invocation.instance)}",
+        *(_native(native, options, invocation) if native else []),
         *([] if gpu else ["--allow-gpu-metrics=false"]),
         *(["--rate-limit=execution_count"] if options.rate_limit else []),
     ]
@@ -79,6 +84,15 @@ def _model_control(options: LaunchOptions) -> list[str]:
         "--exit-on-error=false",
         f"--model-load-thread-count={options.model_load_thread_count}",
     ]
+
+
+def _native(native: NativeBackend, options: LaunchOptions, invocation: Invocation) -> list[str]:
+    settings = {
+        "library": native.onnxruntime,
+        "load_thread_count": options.load_thread_count,
+        **({"events": invocation.events} if invocation.events else {}),
+    }
+    return [f"--backend-config=onnxruntime,{name}={value}" for name, value in settings.items()]
 
 
 def _addresses(ports: Ports) -> list[str]:

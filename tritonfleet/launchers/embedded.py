@@ -14,7 +14,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,14 @@ from tritonfleet.launchers.command import (
     shared_memory_prefix,
     tritonserver_command,
 )
-from tritonfleet.launchers.guard import remove_shared_memory
+from tritonfleet.launchers.guard import remove_folder, remove_shared_memory
+from tritonfleet.launchers.native import (
+    Choice,
+    choose_backend,
+    events_folder,
+    listen_for_events,
+    stop_listening,
+)
 from tritonfleet.launchers.process import GuardedProcess, Order
 from tritonfleet.launchers.wheel import (
     Installation,
@@ -41,6 +48,7 @@ from tritonfleet.launchers.wheel import (
     server_environment,
 )
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.events import ModelEvents
 
 _PORT_ATTEMPTS = 5
 _READY_POLL_S = 0.02
@@ -56,10 +64,18 @@ class EmbeddedServer:
     """A tritonserver of ours, with its log."""
 
     def __init__(
-        self, name: str, endpoint: Endpoint, log_file: Path, process: GuardedProcess
+        self,
+        name: str,
+        endpoint: Endpoint,
+        log_file: Path,
+        process: GuardedProcess,
+        backend: Choice,
+        events: ModelEvents | None,
     ) -> None:
         self.name, self.endpoint = name, endpoint
         self.log_file: Path | None = log_file
+        self.onnxruntime_backend: str | None = str(backend)
+        self.events = events
         self._log, self._process = log_file, process
 
     def poll(self) -> int | None:
@@ -68,11 +84,14 @@ class EmbeddedServer:
 
     async def wait(self) -> int:
         """The exit status, once tritonserver and all its model processes have ended."""
-        return await self._process.wait()
+        status = await self._process.wait()
+        stop_listening(self.events)
+        return status
 
     async def stop(self, grace_s: float) -> None:
         """Ends the server; requests in flight get ``grace_s`` seconds. Harmless afterwards."""
         await self._process.stop(grace_s)
+        stop_listening(self.events)
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that tritonserver and its models wrote."""
@@ -93,24 +112,33 @@ class EmbeddedLauncher:
         wheel = find_wheel()
         site = _Site.of(options)
         async with site.locked() as lock:
-            installation = site.prepare(wheel)
-            environment = server_environment(wheel, installation, os.environ)
+            plan = site.prepare(wheel, await _choose(options))
             for _ in range(_PORT_ATTEMPTS):
-                invocation = _new_invocation()
-                order = site.order(wheel, installation, invocation, environment)
                 try:
-                    return await self._attempt(site, order, invocation, lock)
+                    return await self._attempt(plan, lock)
                 except PortTaken as error:  # free a moment ago, somebody else's now
                     lost = error
         raise lost
 
-    async def _attempt(
-        self, site: _Site, order: Order, invocation: Invocation, lock: int
+    async def _attempt(self, plan: _Plan, lock: int) -> EmbeddedServer:
+        instance = f"tritonfleet-{secrets.token_hex(6)}"
+        if not plan.backend.native:
+            return await self._start(plan, _new_invocation(instance), None, lock)
+        events = await listen_for_events(instance)
+        try:
+            return await self._start(plan, _new_invocation(instance, events.path), events, lock)
+        except BaseException:
+            stop_listening(events)
+            raise
+
+    async def _start(
+        self, plan: _Plan, invocation: Invocation, events: ModelEvents | None, lock: int
     ) -> EmbeddedServer:
-        log_start = site.log.stat().st_size
-        process = await GuardedProcess.start(order, site.log, lock)
+        name, log = plan.site.options.name, plan.site.log
+        log_start = log.stat().st_size
+        process = await GuardedProcess.start(plan.order(invocation), log, lock)
         endpoint = _endpoint(invocation, process.pid)
-        server = EmbeddedServer(site.options.name, endpoint, site.log, process)
+        server = EmbeddedServer(name, endpoint, log, process, plan.backend, events)
         try:
             await asyncio.wait_for(_until_ready(server, invocation.instance), self._start_timeout_s)
         except asyncio.TimeoutError:
@@ -143,9 +171,13 @@ def free_ports() -> Ports:
     return Ports(http, grpc, metrics)
 
 
-def _new_invocation() -> Invocation:
-    instance = f"tritonfleet-{secrets.token_hex(6)}"
-    return Invocation(instance, free_ports(), admin_secret=secrets.token_hex(16))
+async def _choose(options: LaunchOptions) -> Choice:
+    # On a thread: a library that hangs while it is tried must not hold up the fleet.
+    return await asyncio.to_thread(choose_backend, options.onnxruntime_backend, os.environ)
+
+
+def _new_invocation(instance: str, events: Path | None = None) -> Invocation:
+    return Invocation(instance, free_ports(), secrets.token_hex(16), events)
 
 
 def _endpoint(invocation: Invocation, pid: int) -> Endpoint:
@@ -227,39 +259,53 @@ class _Site:
                 await asyncio.sleep(_LOCK_POLL_S)
             yield file.fileno()
 
-    def prepare(self, wheel: Wheel) -> Installation:
+    def prepare(self, wheel: Wheel, backend: Choice) -> _Plan:
         """Removes what an earlier run may have left, and lays everything out for a new one."""
         if self._instance_file.exists():
-            remove_shared_memory(shared_memory_prefix(self._instance_file.read_text()))
+            instance = self._instance_file.read_text()
+            remove_shared_memory(shared_memory_prefix(instance))
+            remove_folder(str(events_folder(instance)))
         logs.rotate(self.log)
         self.log.touch()
-        return assemble(wheel, self.folder / "installation")
+        installation = assemble(wheel, self.folder / "installation", backend.native)
+        return _Plan(self, wheel, installation, backend)
 
-    def order(
-        self,
-        wheel: Wheel,
-        installation: Installation,
-        invocation: Invocation,
-        environment: Mapping[str, str],
-    ) -> Order:
-        """What the guard is to do, with a note on disk of what it would leave if it were killed."""
+    def note(self, invocation: Invocation) -> None:
+        """Writes down what the guard would leave if it were killed."""
         self._instance_file.write_text(invocation.instance)
-        return Order(
-            argv=tritonserver_command(
-                wheel.tritonserver,
-                installation.backends,
-                self.options,
-                invocation,
-                gpu=Path("/dev/nvidiactl").exists(),
-            ),
-            env=environment,
-            cwd=str(self.folder),
-            shared_memory_prefix=shared_memory_prefix(invocation.instance),
-        )
 
     @property
     def _instance_file(self) -> Path:
         return self.folder / "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all attempts of one start share."""
+
+    site: _Site
+    wheel: Wheel
+    installation: Installation
+    backend: Choice
+
+    def order(self, invocation: Invocation) -> Order:
+        """What the guard is to do."""
+        self.site.note(invocation)
+        native = self.backend.native
+        return Order(
+            argv=tritonserver_command(
+                self.wheel.tritonserver,
+                self.installation.backends,
+                self.site.options,
+                invocation,
+                gpu=Path("/dev/nvidiactl").exists(),
+                native=native,
+            ),
+            env=server_environment(self.wheel, self.installation, os.environ, native=native),
+            cwd=str(self.site.folder),
+            shared_memory_prefix=shared_memory_prefix(invocation.instance),
+            events_folder=str(invocation.events.parent) if invocation.events else "",
+        )
 
 
 def _try_lock(descriptor: int) -> bool:

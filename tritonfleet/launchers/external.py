@@ -10,6 +10,7 @@ import aiohttp
 from tritonfleet.errors import LauncherUnavailable, ServerUnreachable
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.events import ModelEvents
 
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -18,6 +19,8 @@ class ExternalServer:
     """A server whose process is not ours: it is never seen to end and never stopped."""
 
     log_file: Path | None = None
+    onnxruntime_backend: str | None = None
+    events: ModelEvents | None = None
 
     def __init__(self, name: str, endpoint: Endpoint) -> None:
         self.name, self.endpoint = name, endpoint

@@ -2,13 +2,14 @@
 
 Runs as a process of its own and is named by its path, so it may import the standard library only.
 It adopts every process the server leaves behind: when the server ends, crashed or not, its model
-processes end too, and so does their shared memory.
+processes end too, their shared memory goes, and so does the socket on which they told of
+themselves.
 
 The launcher speaks on standard input: first one line of JSON (``argv``, ``env``, ``cwd``,
-``shared_memory_prefix``, ``orphan_grace_s``), later perhaps ``stop SECONDS``. Its end of the pipe
-closes when it dies, however it dies, and that means stop as well. Standard output carries the
-server's process id; standard error is the server's log. The exit status is the server's, as a
-shell tells it: 128 plus the number for a signal.
+``shared_memory_prefix``, ``events_folder``, ``orphan_grace_s``), later perhaps ``stop SECONDS``.
+Its end of the pipe closes when it dies, however it dies, and that means stop as well. Standard
+output carries the server's process id; standard error is the server's log. The exit status is the
+server's, as a shell tells it: 128 plus the number for a signal.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ def remove_shared_memory(prefix: str) -> None:
             region.unlink()
 
 
+def remove_folder(path: str) -> None:
+    """Removes a folder of files; an empty path removes nothing."""
+    if not path:
+        return
+    with contextlib.suppress(OSError):
+        for file in Path(path).iterdir():
+            file.unlink()
+        Path(path).rmdir()
+
+
 def main() -> int:
     """Starts the server it is told to, sees it through, cleans up; the exit status to report."""
     _process_control(_PR_SET_CHILD_SUBREAPER, 1)
@@ -51,6 +62,7 @@ def main() -> int:
     status = _attend(server, launcher, wakeup, order["orphan_grace_s"])
     _end_the_rest()
     remove_shared_memory(order["shared_memory_prefix"])
+    remove_folder(order["events_folder"])
     return status if status >= 0 else 128 - status
 
 

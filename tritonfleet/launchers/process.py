@@ -29,6 +29,8 @@ class Order:
     env: Mapping[str, str] = field(repr=False)
     cwd: str
     shared_memory_prefix: str
+    events_folder: str = ""
+    """Of the socket on which its models tell of themselves."""
     orphan_grace_s: float = _ORPHAN_GRACE_S
     """How long requests in flight may take once this process has died."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonfleet.errors import LauncherUnavailable
+from tritonfleet.launchers.native import NativeBackend
 
 _LAUNCHER = "embedded"
 _DISTRIBUTION = "nvidia-pytriton"
@@ -24,6 +25,13 @@ _INSTALL = "Install it with: pip install 'tritonfleet[embedded]'"
 _OLDEST_GLIBC = (2, 35)
 _STUB = "triton_python_backend_stub"
 _OUR_BACKENDS = Path(__file__).parent / "backends"
+_ALLOCATOR = {
+    # ONNX models share one process and many threads: without these, the C library would keep what
+    # a model has given back, in a pool for each thread.
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +148,10 @@ class Installation:
     perhaps, must not replace what tritonserver was built with."""
 
 
-def assemble(wheel: Wheel, folder: Path) -> Installation:
+def assemble(wheel: Wheel, folder: Path, native: NativeBackend | None = None) -> Installation:
     """Lays out the python backend and our own backends, in place of what was there.
+
+    The native backend takes the place of the python-based one: both have the same name.
 
     Copies, 3 MB: Triton refuses a library that a symlink leads out of its backend directory, and
     a package upgraded under a running server must not change what its next load finds.
@@ -154,8 +164,8 @@ def assemble(wheel: Wheel, folder: Path) -> Installation:
         *wheel.python_backend.glob("*.py"),
     ):
         _copy(part, backends / "python")
-    for model in _OUR_BACKENDS.glob("*/model.py"):
-        _copy(model, backends / model.parent.name)
+    for model in [native.library] if native else _OUR_BACKENDS.glob("*/model.py"):
+        _copy(model, backends / "onnxruntime")
     libraries.mkdir()
     (libraries / wheel.libpython.name).symlink_to(wheel.libpython)
     return Installation(backends, libraries)
@@ -167,7 +177,11 @@ def _copy(file: Path, folder: Path) -> None:
 
 
 def server_environment(
-    wheel: Wheel, installation: Installation, inherited: Mapping[str, str]
+    wheel: Wheel,
+    installation: Installation,
+    inherited: Mapping[str, str],
+    *,
+    native: NativeBackend | None = None,
 ) -> dict[str, str]:
     """The environment of tritonserver, from which its model processes get theirs."""
     return {
@@ -175,6 +189,7 @@ def server_environment(
         # for each other.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        **(_ALLOCATOR if native else {}),
         **inherited,
         # The stub runs the first python3 on the PATH: this environment's, activated or not.
         # Variables such as PYTHONPATH and PYTHONDONTWRITEBYTECODE it ignores.
