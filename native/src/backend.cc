@@ -16,6 +16,7 @@
 #include "failure.h"
 #include "model.h"
 #include "packer.h"
+#include "releaser.h"
 #include "session.h"
 #include "work.h"
 
@@ -70,7 +71,8 @@ struct BackendState {
   const Events events;
   const Environment environment;
   Turnstile loads;
-  Packer packer;  // last, so that it ends first
+  Packer packer;  // ends before what it packs for
+  Releaser releaser;
 };
 
 struct ModelState {
@@ -328,15 +330,16 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInsta
 
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, std::uint32_t count) {
+  ModelState* state = nullptr;
   TRITONSERVER_Error* error = guarded([&] {
-    void* state = nullptr;
-    check(TRITONBACKEND_ModelInstanceState(instance, &state));
-    answer(instance, *static_cast<ModelState*>(state), requests, count);
+    Releaser::begin_execution();
+    void* found = nullptr;
+    check(TRITONBACKEND_ModelInstanceState(instance, &found));
+    state = static_cast<ModelState*>(found);
+    answer(instance, *state, requests, count);
   });
   if (error != nullptr) return error;  // Triton answers and releases the requests itself
-  for (std::uint32_t i = 0; i < count; ++i) {
-    forget(TRITONBACKEND_RequestRelease(requests[i], TRITONSERVER_REQUEST_RELEASE_ALL));
-  }
+  state->backend.releaser.release_later(requests, count);
   return nullptr;
 }
 
