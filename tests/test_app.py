@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from tests.serving import serving, until
 from tests.tiny import adder_fleet, write_ensemble
 from tritonfleet.errors import PortTaken
+from tritonfleet.launchers.native import choose_backend
 from tritonfleet.server.memory import model_processes
 
 pytestmark = pytest.mark.triton
@@ -26,8 +27,15 @@ ENSEMBLE = """\
 """
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+NATIVE = choose_backend("auto", os.environ)
+BACKENDS = [
+    "python",
+    pytest.param("native", marks=pytest.mark.skipif(NATIVE.native is None, reason=str(NATIVE))),
+]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def served(tmp_path_factory, request):
     """Four adders of which two fit, an ensemble, a corrupt model and one that is too large."""
     path = tmp_path_factory.mktemp("fleet")
     sizes = {"one": "40MiB", "two": "40MiB", "three": "40MiB", "four": "40MiB", "broken": "1MiB"}
@@ -36,11 +44,16 @@ def served(tmp_path_factory):
         update={"residency": spec.models["one"].residency.model_copy(update={"footprint": 2**40})}
     )
     models = {name: model for name, model in spec.models.items() if name != "template_"}
-    spec = spec.model_copy(update={"models": {**models, "large": large}})
+    settings = spec.settings.model_copy(update={"onnxruntime_backend": request.param})
+    spec = spec.model_copy(update={"models": {**models, "large": large}, "settings": settings})
     write_ensemble(path / "repository", "both", "one", "two")
     (path / "repository" / "broken" / "1" / "model.onnx").write_bytes(b"no model at all")
     with serving(spec) as fleet:
         yield fleet
+
+
+def is_native(served):
+    return served.fleet.settings.onnxruntime_backend == "native"
 
 
 # -- loading on demand -----------------------------------------------------------------------
@@ -92,7 +105,8 @@ def test_many_clients_over_more_models_than_fit_see_no_error_and_memory_stays_wi
 
 
 def test_a_client_that_gives_up_is_forgotten_and_the_load_goes_on(served):
-    served.call("POST", "/v2/repository/models/four/unload")
+    for name in ("four", "one"):  # so that there is room: a load that has begun goes on
+        served.call("POST", f"/v2/repository/models/{name}/unload")
     with socket.create_connection(served.address.split(":")) as client:
         body = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}'
         head = (
@@ -103,6 +117,48 @@ def test_a_client_that_gives_up_is_forgotten_and_the_load_goes_on(served):
     until(lambda: served.states()["four"] == "READY")
     four = next(model for model in served.status()["models"] if model["name"] == "four")
     assert (four["waiting"], four["in_use"]) == (0, 0)
+
+
+def test_a_model_that_leaves_and_comes_straight_back_is_never_taken_for_lost(served, caplog):
+    controller = served.fleet.controller
+
+    async def come_and_go():
+        for _ in range(20 if is_native(served) else 3):
+            async with controller.lease("one"):
+                await controller._observe("local")
+            assert controller.ledger.ready_on("one"), "taken for lost"
+            await controller.unload("one")
+
+    served.run(come_and_go(), timeout=120)
+    assert served.add("one")[0] == 200
+    assert "lost models" not in caplog.text
+
+
+def test_a_cold_model_whose_first_caller_is_refused_is_proved_all_the_same(served):
+    served.call("POST", "/v2/repository/models/one/unload")
+    assert served.add("one", shape=[1, 5], data=[0] * 5)[0] == 400
+    until(lambda: served.fleet.controller.ledger.is_proved("one"))
+    _, answer, _ = served.call("GET", "/v2/models/one/stats")
+    assert answer["model_stats"][0]["inference_stats"]["success"]["count"] == 1
+
+
+def test_a_cold_request_is_the_only_inference_that_its_load_costs(served):
+    served.call("POST", "/v2/repository/models/one/unload")
+    assert served.add("one")[0] == 200
+    _, answer, _ = served.call("GET", "/v2/models/one/stats")
+    assert answer["model_stats"][0]["inference_stats"]["success"]["count"] == 1
+
+
+def test_what_native_models_tell_is_what_they_are_charged(served):
+    if not is_native(served):
+        pytest.skip("models in processes tell nothing")
+    assert served.add("one")[0] == 200
+    events = served.fleet._running["local"].events
+    told = until(lambda: events.bytes_of("one"))
+    assert 0 < told < 40 * 2**20
+    assert served.fleet.controller.ledger.footprint("one") == 40 * 2**20  # as is declared
+    served.call("POST", "/v2/repository/models/one/unload")
+    assert events.bytes_of("one") is None
 
 
 # -- bad input ---------------------------------------------------------------------------------
@@ -274,6 +330,8 @@ def test_python_callers_share_the_same_path(served):
 
 
 def test_a_model_whose_process_dies_serves_again_and_the_others_never_stop(served):
+    if is_native(served):
+        pytest.skip("its models have no process of their own")
     assert served.add("one")[0] == served.add("two")[0] == 200
     pid = served.fleet.controller._servers["local"].client.endpoint.pid
     until(lambda: "two" in served.fleet.controller._with_process)
@@ -287,7 +345,7 @@ def test_a_model_whose_process_dies_serves_again_and_the_others_never_stop(serve
 def test_a_killed_tritonserver_costs_the_requests_in_it_and_comes_back_with_its_models(served):
     assert served.add("three")[0] == 200
     pid = served.fleet.controller._servers["local"].client.endpoint.pid
-    assert model_processes(pid, "three")
+    assert model_processes(pid, "three") or is_native(served)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not served.fleet.controller.servers())
     status, answer, _ = served.add("three")

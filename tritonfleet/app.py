@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from aiohttp import web
@@ -25,7 +25,12 @@ from rich.table import Table
 
 from tritonfleet import plugins, talk
 from tritonfleet.controller.controller import Controller, ProcessMemory, ServerHandle
-from tritonfleet.controller.footprint import FootprintStore, known_footprint
+from tritonfleet.controller.footprint import (
+    FootprintStore,
+    Home,
+    PublishedDigests,
+    known_footprint,
+)
 from tritonfleet.controller.ledger import Ledger, ModelFacts, ServerFacts
 from tritonfleet.errors import FleetError, PortTaken
 from tritonfleet.gateway.activator import Activator
@@ -40,14 +45,21 @@ from tritonfleet.server.layout import (
     replace_text,
 )
 from tritonfleet.server.pbtxt import datatype, read_config
-from tritonfleet.settings import DEFAULT_FLEET_FILE, Settings, resolve_settings
-from tritonfleet.spec import FleetSpec, ServerSpec, load_fleet
+from tritonfleet.settings import (
+    DEFAULT_FLEET_FILE,
+    OnnxruntimeBackend,
+    Settings,
+    resolve_settings,
+)
+from tritonfleet.spec import FleetSpec, PythonSource, ServerSpec, TokenizerSource, load_fleet
 
 log = logging.getLogger(__name__)
 RESTART_FIRST_S = 0.5
 RESTART_LONGEST_S = 30.0
 HEALTHY_S = 60.0
 """A server that ran so long starts its restart back-off anew."""
+SAVE_S = 1.0
+"""Measured footprints are written so much later, all that came meanwhile at once."""
 _GREETING = "Hello, fleet"
 
 
@@ -58,6 +70,8 @@ class Fleet:
         self.spec, self.settings = spec, settings
         self.repository = settings.repository.resolve()
         self._footprints = FootprintStore(settings.state_dir / "footprints.json")
+        self._digests = PublishedDigests(self.repository)
+        self._saving: asyncio.Task[None] | None = None
         self._pins_file = settings.state_dir / "pins.json"
         self._running: dict[str, RunningServer] = {}
         self._supervisors: list[asyncio.Task[None]] = []
@@ -91,6 +105,9 @@ class Fleet:
         if hasattr(self, "controller"):
             await self.controller.stop()
         await self._relay.stop()
+        if self._saving is not None:
+            self._saving.cancel()
+        await self._save_footprints()
         grace = self.settings.stop_grace_s
         await asyncio.gather(*(server.stop(grace) for server in self._running.values()))
         self._running.clear()
@@ -99,6 +116,11 @@ class Fleet:
     def log_files(self) -> dict[str, Path | None]:
         """Where each server's output goes; None for one that we did not start."""
         return {name: running.log_file for name, running in self._running.items()}
+
+    def onnxruntime_backends(self) -> dict[str, str]:
+        """What runs the ONNX models of each server that we started."""
+        backends = {name: each.onnxruntime_backend for name, each in self._running.items()}
+        return {name: backend for name, backend in backends.items() if backend}
 
     async def _check_ports(self) -> None:
         """Fails before anything heavy is started if our ports are taken."""
@@ -128,6 +150,8 @@ class Fleet:
                 state_dir=self.settings.state_dir.resolve(),
                 rate_limit=self._wants_rate_limit(),
                 model_load_thread_count=max(4, self.settings.concurrent_loads),
+                onnxruntime_backend=self.settings.onnxruntime_backend,
+                load_thread_count=self.settings.concurrent_loads,
                 exit_timeout_s=self.settings.stop_grace_s,
                 http_url=server.http_url,
                 grpc_url=server.grpc_url,
@@ -159,7 +183,9 @@ class Fleet:
         models = [
             ModelFacts(
                 name,
-                known_footprint(self.spec, name, entries.get(name), self._footprints),
+                known_footprint(
+                    self.spec, name, entries.get(name), self._footprints, self._home(name)
+                ),
                 self.spec.residency(name).priority,
                 self.spec.requires(name),
                 self.spec.limits(name).max_concurrency,
@@ -173,6 +199,7 @@ class Fleet:
                 server.budget,
                 self.settings.concurrent_loads,
                 server.capacity - server.budget,
+                server.head_room_bytes,
             )
             for server in self.spec.servers
         ]
@@ -264,13 +291,31 @@ class Fleet:
 
     # -- what survives a restart ---------------------------------------------------------------
 
-    def _record_footprint(self, model: str, footprint: int) -> int:
+    def _home(self, model: str) -> Home:
+        """Where a model will live, as far as that can be told before it is loaded."""
+        if isinstance(self.spec.models[model].source, PythonSource | TokenizerSource):
+            return Home.PROCESS
+        # A server that we did not start says of itself where its models are; see the controller.
+        told = all(running.events is not None for running in self._running.values())
+        return Home.SERVER if told else Home.PROCESS
+
+    def _record_footprint(self, model: str, home: Home, footprint: int) -> int:
         declared = self.spec.residency(model).footprint
         if declared is not None:
             return max(footprint, declared)
-        # Read anew: the model may have been rebuilt while the fleet serves.
-        entry = read_manifest(self.repository).models.get(model)
-        return self._footprints.record(model, entry.digest if entry else "", footprint)
+        charge = self._footprints.record(model, self._digests.of(model), home, footprint)
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save_soon())
+        return charge
+
+    async def _save_soon(self) -> None:
+        await asyncio.sleep(SAVE_S)
+        await self._save_footprints()
+
+    async def _save_footprints(self) -> None:
+        text = self._footprints.unsaved()
+        if text is not None:
+            await asyncio.to_thread(self._footprints.save, text)
 
     def _saved_pins(self) -> list[str]:
         try:
@@ -295,7 +340,7 @@ async def _logged(work: Awaitable[None]) -> None:
 def _handle(name: str, running: RunningServer) -> ServerHandle:
     pid = running.endpoint.pid
     memory = ProcessMemory(pid) if pid is not None else None
-    return ServerHandle(TritonClient(name, running.endpoint), memory)
+    return ServerHandle(TritonClient(name, running.endpoint), memory, running.events)
 
 
 async def _probe_port(host: str, port: int, flag: str) -> None:
@@ -331,6 +376,11 @@ async def running_fleet(spec: FleetSpec, settings: Settings) -> AsyncIterator[Fl
 @click.option("--http-port", type=int, help="The gateway's port; 0 picks one.")
 @click.option("--control-port", type=int, help="The control API's port; 0 picks one.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Logs, footprints and pins.")
+@click.option(
+    "--onnxruntime-backend",
+    type=click.Choice(get_args(OnnxruntimeBackend)),
+    help="What runs ONNX models on an embedded server; auto: native where it can.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def serve(fleet_file: Path, **flags: Any) -> None:
     """Launch Triton and serve every model of a fleet at one address."""
@@ -376,6 +426,8 @@ def _addresses(fleet: Fleet) -> Table:
     table.add_row("control API", f"{fleet.control_url}/v1/status")
     for name, log_file in fleet.log_files().items():
         table.add_row(f"tritonserver '{name}'", f"log: {log_file or 'its own'}")
+    for name, backend in fleet.onnxruntime_backends().items():
+        table.add_row(f"ONNX models of '{name}'", backend)
     return table
 
 

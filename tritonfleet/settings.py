@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_FLEET_FILE = Path("triton_configs/demo.yaml")
 """The fleet of commands that are told no other: the demo, inside a checkout."""
+
+OnnxruntimeBackend = Literal["auto", "native", "python"]
 
 
 class Settings(BaseModel):
@@ -52,6 +54,11 @@ class Settings(BaseModel):
     load_timeout_s: float = Field(600.0, gt=0, description="The longest load, warm-up included.")
     concurrent_loads: int = Field(
         2, ge=1, description="Loads in progress at once on one server; others wait their turn."
+    )
+    onnxruntime_backend: OnnxruntimeBackend = Field(
+        "auto",
+        description="What runs ONNX models on an embedded server: 'native' in its own process, "
+        "'python' in one for each instance, 'auto' the first where it can.",
     )
     stop_grace_s: float = Field(
         30.0, ge=0, description="How long in-flight requests may take when the fleet stops."

@@ -17,6 +17,7 @@ from tritonfleet.controller.ledger import (
     Load,
     ModelFacts,
     Phase,
+    Prove,
     Reject,
     ServerFacts,
     Unload,
@@ -60,6 +61,9 @@ class World:
         self.pending: list[tuple[float, int, object]] = []
         self.memory: dict[str, str] = {}
         self.leaving: set[str] = set()
+        self.unproven: set[str] = set()
+        self.newest: dict[str, str] = {}
+        self.seen: set[object] = set()
         self.leases: dict[int, str] = {}
         self.outcome: dict[int, str] = {}
         self.open: set[int] = set()
@@ -78,7 +82,11 @@ class World:
         )
 
     def leave(self, ticket):
-        """The caller goes away, whether it waits or works."""
+        """The caller goes away, whether it waits or works; most who worked got their answer."""
+        model = self.leases.get(ticket)
+        if model is not None and self.random.random() < 0.7:
+            self.unproven -= {model, *self.ledger._models[model].requires}
+            self.take(self.ledger.answered(ticket, self.now))
         self.leases.pop(ticket, None)
         self.open.discard(ticket)
         self.take(self.ledger.cancel(ticket, self.now))
@@ -119,6 +127,7 @@ class World:
         for name in held:
             del self.memory[name]
         self.leaving -= held
+        self.unproven -= held
         self.pending = [item for item in self.pending if getattr(item[2], "server", "") != server]
         for ticket in [t for t, name in self.leases.items() if name in held]:
             del self.leases[ticket]
@@ -135,7 +144,11 @@ class World:
         elif isinstance(action, Load):
             self._load(action)
         elif isinstance(action, Drain):
+            self._may_leave(action.model)
             self.later(_On(action.server, lambda: self._drained(action.model)))
+        elif isinstance(action, Prove):
+            assert action.model not in self.leases.values(), "proved what its caller proves"
+            self.later(_On(action.server, lambda: self._proved(action.model)))
         elif isinstance(action, Unload):
             self._unload(action)
 
@@ -158,11 +171,36 @@ class World:
         self.later(_On(action.server, lambda: self._loaded(action.model)))
 
     def _loaded(self, name):
-        if self.random.random() < self.fail:
-            del self.memory[name]
-            self.take(self.ledger.load_failed(name, "broken", self.now))
+        if name not in self.memory:
+            return
+        self.newest[self.memory[name]] = name
+        if self.ledger.is_awaited(name):
+            self.unproven.add(name)
+            self.take(self.ledger.loaded(name, self.now, proved=False))
+        elif self.random.random() < self.fail:
+            self._fail(name)
         else:
             self.take(self.ledger.loaded(name, self.now))
+
+    def _proved(self, name):
+        if self.random.random() < self.fail and name in self.unproven:
+            self._fail(name)
+        else:
+            self.unproven -= {name, *self.ledger._models[name].requires}
+            self.take(self.ledger.proved(name, self.now))
+
+    def _fail(self, name):
+        """The model is taken out, and with it whatever cannot do without."""
+        gone = {other for other in self.memory if name in self.ledger._models[other].requires}
+        for one in {name, *gone} & self.memory.keys():
+            del self.memory[one]
+            self.unproven.discard(one)
+        for ticket in [t for t, model in self.leases.items() if model in {name, *gone}]:
+            del self.leases[ticket]
+        self.take(self.ledger.load_failed(name, "broken", self.now))
+
+    def _may_leave(self, name):
+        assert name not in self.unproven, "told a model to leave that has not answered yet"
 
     def _drained(self, name):
         assert name not in self.leases.values(), "drained under a lease"
@@ -171,6 +209,7 @@ class World:
     def _unload(self, action):
         assert action.model not in self.leases.values(), "unloaded under a lease"
         assert not self.ledger.is_pinned(action.model), "unloaded a pinned model"
+        self._may_leave(action.model)
         for name in self.memory:
             members = self.ledger._models[name].requires
             assert action.model not in members, "unloaded a member under its ensemble"
@@ -196,6 +235,35 @@ class World:
         for name in self.leases.values():
             assert self.ledger.phase(name) in (Phase.READY, Phase.DRAINING)
         assert len(self.ledger._waiters) == len(self.open), "a caller was lost"
+        for resident in self.ledger._residents.values():
+            assert not self._could_load(resident), "a load that fits was put off"
+        self._check_head_room()
+
+    def _could_load(self, resident):
+        """Whether nothing stands between a reserved model and its load: see what is occupied."""
+        book, facts = self.ledger, self.ledger._servers[resident.server]
+        members = book._models[resident.model].requires
+        loading = [r for r in book._residents.values() if r.phase is Phase.LOADING]
+        return (
+            resident.phase is Phase.RESERVED
+            and facts.name not in book._down
+            and all(book.phase(member) is Phase.READY for member in members)
+            and sum(r.server == facts.name for r in loading) < facts.concurrent_loads
+            and book.occupied(facts.name) + resident.footprint <= facts.capacity
+        )
+
+    def _check_head_room(self):
+        for decision in self.ledger.decisions:
+            if decision.model == "" and "free for the next load" in decision.reason:
+                key = (decision.at, decision.evicted)
+                if key not in self.seen:
+                    self.seen.add(key)
+                    assert self.newest.get(decision.server) not in decision.evicted, "thrash"
+                    assert not self.open - self._placed(), "head-room before callers"
+
+    def _placed(self):
+        waiters = self.ledger._waiters.values()
+        return {w.ticket for w in waiters if self.ledger.phase(w.model) is not None}
 
 
 class _On:

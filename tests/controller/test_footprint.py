@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.tiny import adder_fleet
 from tritonfleet.controller.footprint import (
     GROWTH,
     PROCESS_BYTES,
+    SESSION_BYTES,
     WEIGHTS_FACTOR,
     FootprintStore,
+    Home,
+    PublishedDigests,
     known_footprint,
 )
-from tritonfleet.server.layout import ManifestEntry
+from tritonfleet.server.layout import Manifest, ManifestEntry, write_manifest
 
 ENTRY = ManifestEntry(
     fingerprint="f", version=1, backend="onnxruntime", source={}, digest="d", artifact_bytes=1000
@@ -27,41 +32,120 @@ def store(tmp_path):
 @pytest.fixture
 def fleet(tmp_path):
     ensemble = "{kind: ensemble, steps: [{model: one}], outputs: [y]}"
-    extra = f"  open: {{source: *adder}}\n  both: {{source: {ensemble}}}\n"
+    two = "instance_group: [{count: 2}]"
+    extra = (
+        f"  open: {{source: *adder}}\n  both: {{source: {ensemble}}}\n"
+        f"  twice: {{source: *adder, serving: {{{two}}}}}\n"
+    )
     return adder_fleet(tmp_path, {"one": "40MiB"}, extra=extra)
 
 
-def test_what_is_declared_wins(fleet, store):
-    store.record("one", "d", 5)
-    assert known_footprint(fleet, "one", ENTRY, store) == 40 * 2**20
+def restarted(store, path):
+    """The store that a next process finds."""
+    store.save(store.unsaved())
+    return FootprintStore(path / "state" / "footprints.json")
+
+
+@pytest.mark.parametrize("home", Home)
+def test_what_is_declared_wins(fleet, store, home):
+    store.record("one", "d", home, 5)
+    assert known_footprint(fleet, "one", ENTRY, store, home) == 40 * 2**20
 
 
 def test_an_unmeasured_model_is_estimated_from_its_files(fleet, store):
-    expected = PROCESS_BYTES + int(WEIGHTS_FACTOR * 1000)
-    assert known_footprint(fleet, "open", ENTRY, store) == expected
+    apart = known_footprint(fleet, "open", ENTRY, store, Home.PROCESS)
+    inside = known_footprint(fleet, "open", ENTRY, store, Home.SERVER)
+    assert apart == PROCESS_BYTES + WEIGHTS_FACTOR[Home.PROCESS] * 1000
+    assert inside == SESSION_BYTES + WEIGHTS_FACTOR[Home.SERVER] * 1000
+
+
+def test_processes_hold_the_weights_each_and_a_server_once_for_all_instances(fleet, store):
+    apart = known_footprint(fleet, "twice", ENTRY, store, Home.PROCESS)
+    assert apart == 2 * known_footprint(fleet, "open", ENTRY, store, Home.PROCESS)
+    inside = known_footprint(fleet, "twice", ENTRY, store, Home.SERVER)
+    assert inside == known_footprint(fleet, "open", ENTRY, store, Home.SERVER)
 
 
 def test_a_measurement_replaces_the_estimate_and_survives_a_restart(fleet, store, tmp_path):
-    store.record("open", "d", 1000)
-    again = FootprintStore(tmp_path / "state" / "footprints.json")
-    assert known_footprint(fleet, "open", ENTRY, again) == int(1000 * GROWTH)
+    store.record("open", "d", Home.PROCESS, 1000)
+    again = restarted(store, tmp_path)
+    expected = int(1000 * GROWTH[Home.PROCESS])
+    assert known_footprint(fleet, "open", ENTRY, again, Home.PROCESS) == expected
 
 
-def test_a_rebuilt_model_is_measured_anew(fleet, store):
-    store.record("open", "old digest", 123)
-    assert known_footprint(fleet, "open", ENTRY, store) > 123
+def test_what_a_process_took_says_nothing_about_a_model_inside_the_server(fleet, store, tmp_path):
+    store.record("open", "d", Home.PROCESS, 5000)
+    store.record("open", "d", Home.SERVER, 1200)
+    again = restarted(store, tmp_path)
+    assert known_footprint(fleet, "open", ENTRY, again, Home.SERVER) == 1200
+    assert known_footprint(fleet, "open", ENTRY, again, Home.PROCESS) == 5500
+
+
+def test_a_rebuilt_model_is_measured_anew(fleet, store, tmp_path):
+    store.record("open", "old digest", Home.PROCESS, 123)
+    assert known_footprint(fleet, "open", ENTRY, store, Home.PROCESS) > 123 * 2
+    store.record("open", "d", Home.PROCESS, 7)
+    assert restarted(store, tmp_path).get("open", "old digest", Home.PROCESS) is None
 
 
 def test_the_largest_measurement_counts(store):
-    charged = [store.record("m", "d", size) for size in (500, 900, 700)]
-    assert charged == [int(size * GROWTH) for size in (500, 900, 900)]
+    charged = [store.record("m", "d", Home.PROCESS, size) for size in (500, 900, 700)]
+    assert charged == [int(size * GROWTH[Home.PROCESS]) for size in (500, 900, 900)]
+
+
+def test_only_what_is_new_is_to_be_saved(store):
+    store.record("m", "d", Home.SERVER, 500)
+    assert store.unsaved() is not None
+    store.record("m", "d", Home.SERVER, 400)
+    assert store.unsaved() is None
 
 
 def test_an_ensemble_takes_nothing_of_its_own(fleet, store):
-    assert known_footprint(fleet, "both", None, store) == 0
+    assert known_footprint(fleet, "both", None, store, Home.PROCESS) == 0
 
 
 def test_a_damaged_store_is_forgotten(tmp_path):
     path = tmp_path / "footprints.json"
     path.write_text("[1]")
-    assert FootprintStore(path).get("m", "d") is None
+    assert FootprintStore(path).get("m", "d", Home.PROCESS) is None
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_more_than_a_warning(tmp_path, caplog):
+    store = FootprintStore(tmp_path / "state" / "footprints.json")
+    (tmp_path / "state").write_text("a file where the folder should be")
+    store.save("{}")
+    assert "cannot keep" in caplog.text
+
+
+def publish(repository, digest):
+    entry = ENTRY.model_copy(update={"digest": digest})
+    write_manifest(repository, Manifest(models={"m": entry}))
+
+
+def test_the_digest_is_that_of_the_last_build(tmp_path):
+    digests = PublishedDigests(tmp_path)
+    assert digests.of("m") == ""
+    publish(tmp_path, "first")
+    assert (digests.of("m"), digests.of("foreign")) == ("first", "")
+    publish(tmp_path, "second")
+    assert digests.of("m") == "second"
+
+
+def test_a_manifest_that_did_not_change_is_not_read_again(tmp_path, monkeypatch):
+    publish(tmp_path, "first")
+    digests, reads = PublishedDigests(tmp_path), []
+    monkeypatch.setattr(
+        "tritonfleet.controller.footprint.read_manifest",
+        lambda path: reads.append(path) or Manifest(models={"m": ENTRY}),
+    )
+    assert {digests.of("m") for _ in range(5)} == {"d"}
+    assert len(reads) == 1
+
+
+def test_a_damaged_manifest_leaves_what_was_known(tmp_path):
+    publish(tmp_path, "first")
+    digests = PublishedDigests(tmp_path)
+    assert digests.of("m") == "first"
+    (tmp_path / "manifest.json").write_text("{damaged")
+    os.utime(tmp_path / "manifest.json", ns=(1, 1))
+    assert digests.of("m") == "first"

@@ -12,6 +12,7 @@ from tritonfleet.controller.ledger import (
     Load,
     ModelFacts,
     Phase,
+    Prove,
     Reject,
     ServerFacts,
     Unload,
@@ -413,3 +414,237 @@ def test_decisions_remember_who_left_and_why_the_others_stayed():
     decision = book.decisions[-1]
     assert (decision.model, decision.evicted) == ("llm", ("bert",))
     assert dict(decision.kept) == {"vit": "in use by 1"}
+
+
+# -- proof by whoever waits ----------------------------------------------------------------------
+
+
+def opened(book, ticket, model, now=0.0):
+    """Somebody asks for a model, and Triton has opened it for them."""
+    ask(book, ticket, model, now)
+    assert book.is_awaited(model)
+    return book.loaded(model, now, proved=False)
+
+
+def test_a_caller_gets_an_opened_model_before_anybody_has_proved_it():
+    book = ledger({"bert": 4})
+    assert opened(book, 1, "bert") == [Grant(1, "bert", "gpu0", 0.0)]
+    assert not book.is_proved("bert")
+    assert book.answered(1, 1.0) == []
+    assert book.is_proved("bert")
+
+
+def test_a_model_that_has_not_answered_yet_is_no_victim_whatever_the_patience():
+    book = ledger({"bert": 8, "llm": 8}, patience_s=1.0)
+    opened(book, 1, "bert")
+    assert ask(book, 2, "llm", 1.0) == []
+    assert book.expire(100.0) == []
+    assert book.answered(1, 101.0) == []
+    assert book.release(1, 102.0) == [Drain("bert", "gpu0")]
+
+
+def test_a_model_whose_callers_left_without_an_answer_is_proved_for_its_own_sake():
+    book = ledger({"bert": 8, "llm": 8})
+    opened(book, 1, "bert")
+    assert book.release(1, 1.0) == [Prove("bert", "gpu0")]
+    assert ask(book, 2, "llm", 2.0) == []
+    assert book.proved("bert", 3.0) == [Drain("bert", "gpu0")]
+
+
+def test_an_answer_without_a_lease_proves_nothing():
+    book = ledger({"bert": 4})
+    opened(book, 1, "bert")
+    book.release(1, 1.0)
+    assert book.answered(1, 2.0) == []
+    assert not book.is_proved("bert")
+
+
+def test_a_proof_that_fails_counts_as_a_failed_load():
+    book = ledger({"bert": 4})
+    opened(book, 1, "bert")
+    book.release(1, 1.0)
+    book.load_failed("bert", "nobody answers", 2.0)
+    assert book.phase("bert") is None
+    assert "nobody answers" in str(rejection(ask(book, 2, "bert", 3.0), LoadFailed))
+
+
+def test_failures_in_a_row_count_although_each_load_went_well():
+    book, now = ledger({"bert": 4}), 0.0
+    for _ in range(3):
+        opened(book, 1, "bert", now)
+        book.release(1, now)
+        book.load_failed("bert", "nobody answers", now)
+        pause = book.failure("bert", now).retry_after_s
+        now += pause
+    assert pause == 4 * BACKOFF_FIRST_S
+
+
+def test_a_failure_after_a_proof_is_no_failed_load():
+    book = ledger({"bert": 4})
+    opened(book, 1, "bert")
+    book.answered(1, 1.0)
+    assert book.load_failed("bert", "too late", 2.0) == []
+    assert book.ready_on("bert") == "gpu0"
+
+
+ENSEMBLE = [ModelFacts("a", 2), ModelFacts("b", 2), ModelFacts("both", 0, requires=("a", "b"))]
+
+
+def open_ensemble(book):
+    ask(book, 1, "both")
+    for name in ("a", "b", "both"):
+        assert book.is_awaited(name)
+        book.loaded(name, 0.0, proved=False)
+
+
+def test_an_answer_of_an_ensemble_proves_its_members():
+    book = ledger(ENSEMBLE)
+    open_ensemble(book)
+    book.answered(1, 1.0)
+    assert all(book.is_proved(name) for name in ("a", "b", "both"))
+
+
+def test_an_ensemble_that_answered_nobody_is_proved_once_for_all_its_members():
+    book = ledger(ENSEMBLE)
+    open_ensemble(book)
+    assert book.release(1, 1.0) == [Prove("both", "gpu0")]
+    book.proved("both", 2.0)
+    assert all(book.is_proved(name) for name in ("a", "b", "both"))
+
+
+def test_members_of_an_ensemble_that_failed_its_proof_are_proved_each():
+    book = ledger(ENSEMBLE)
+    open_ensemble(book)
+    book.release(1, 1.0)
+    assert book.load_failed("both", "broken", 2.0) == [Prove("a", "gpu0"), Prove("b", "gpu0")]
+
+
+def test_a_member_that_fails_its_proof_takes_its_ensembles_along():
+    book = ledger(ENSEMBLE)
+    opened(book, 1, "a")
+    assert book.release(1, 0.0) == [Prove("a", "gpu0")]
+    ask(book, 2, "both")
+    book.loaded("b", 0.0, proved=False)
+    actions = book.load_failed("a", "broken", 1.0)
+    assert "its member a: broken" in str(rejection(actions, LoadFailed))
+    assert book.phase("both") is None
+
+
+def test_an_unload_of_an_unproven_model_waits_for_its_answer():
+    book = ledger({"bert": 4})
+    opened(book, 1, "bert")
+    assert book.unload("bert", 1.0) == []
+    assert book.answered(1, 2.0) == []
+    assert book.release(1, 3.0) == [Drain("bert", "gpu0")]
+
+
+def test_a_pin_withdraws_an_unload_that_has_not_begun():
+    book = ledger({"bert": 4})
+    opened(book, 1, "bert")
+    book.unload("bert", 1.0)
+    book.pin("bert", 1.5)
+    book.answered(1, 2.0)
+    assert book.release(1, 3.0) == []
+    assert book.ready_on("bert") == "gpu0"
+
+
+def test_a_model_that_may_have_killed_its_server_does_not_come_back_by_itself():
+    book = ledger({"bert": 4, "vit": 4})
+    make_ready(book, "vit")
+    opened(book, 1, "bert")
+    book.server_lost("gpu0", 1.0)
+    assert book.server_back("gpu0", 2.0) == [Load("vit", "gpu0")]
+
+
+def test_a_model_told_larger_while_it_opens_is_charged_at_once():
+    book = ledger({"bert": 4, "vit": 4})
+    ask(book, 1, "bert")
+    book.measured("bert", 7, 0.5)
+    assert book.occupied("gpu0") == 7
+    assert ask(book, 2, "vit", 1.0) == []
+
+
+# -- head-room -----------------------------------------------------------------------------------
+
+
+def roomy(models, head_room=3, **options):
+    return ledger(models, servers=[ServerFacts("gpu0", 10, head_room=head_room)], **options)
+
+
+def test_the_longest_idle_leaves_ahead_of_need_and_the_log_says_why():
+    book = roomy({"bert": 4, "vit": 4})
+    make_ready(book, "bert", now=0.0)
+    ask(book, 1, "vit", 1.0)
+    assert book.loaded("vit", 2.0) == [Grant(1, "vit", "gpu0", 1.0), Drain("bert", "gpu0")]
+    decision = book.decisions[-1]
+    assert (decision.model, decision.evicted) == ("", ("bert",))
+    assert "keeps 3 B free" in decision.reason
+    assert dict(decision.kept) == {"vit": "in use by 1"}
+
+
+def test_what_was_loaded_last_is_never_evicted_for_head_room():
+    book = roomy({"llm": 9})
+    ask(book, 1, "llm")
+    book.loaded("llm", 1.0)
+    assert book.release(1, 2.0) == []
+    assert book.expire(1e6) == []
+
+
+def test_no_head_room_is_made_at_the_cost_of_models_in_use_pinned_or_unproven():
+    book = roomy({"busy": 3, "pinned": 3, "fresh": 3})
+    make_ready(book, "busy", "pinned")
+    book.pin("pinned", 0.0)
+    ask(book, 1, "busy", 0.0)
+    ask(book, 2, "fresh", 1.0)
+    assert book.loaded("fresh", 2.0, proved=False) == [Grant(2, "fresh", "gpu0", 1.0)]
+
+
+def test_a_young_model_gives_way_to_head_room_only_when_its_time_is_up():
+    book = roomy(
+        [ModelFacts("bert", 4, 9), ModelFacts("vit", 4, 9)], min_residency_s=10.0, patience_s=0.0
+    )
+    for name, now in (("bert", 4.0), ("vit", 5.0)):
+        ask(book, 1, name, 0.0, holds=False)
+        book.loaded(name, now)
+    assert book.next_wakeup(6.0) == 14.0
+    assert book.expire(13.9) == []
+    assert book.expire(14.0) == [Drain("bert", "gpu0")]
+
+
+def test_callers_may_use_the_head_room():
+    book = roomy({"bert": 5, "vit": 5})
+    make_ready(book, "bert")
+    assert ask(book, 1, "vit", 1.0) == [Load("vit", "gpu0")]
+
+
+def test_what_nobody_asks_for_does_not_come_back_into_the_head_room():
+    book = roomy({"bert": 6, "vit": 1})
+    make_ready(book, "bert")
+    make_ready(book, "vit", now=1.0)
+    book.server_lost("gpu0", 2.0)
+    book.measured("bert", 7, 3.0)
+    assert book.server_back("gpu0", 4.0) == [Load("vit", "gpu0")]
+
+
+# -- loads beside what is leaving ------------------------------------------------------------------
+
+
+def test_a_load_starts_beside_a_victim_that_still_drains_where_both_fit():
+    book = ledger({"bert": 4, "vit": 4, "llm": 5})
+    make_ready(book, "bert", "vit")
+    ask(book, 1, "bert", 1.0)
+    book.unload("bert", 2.0)
+    book.unload("vit", 2.0)
+    book.drained("vit", 2.0)
+    assert ask(book, 2, "llm", 3.0) == []
+    assert book.unloaded("vit", 4.0) == [Load("llm", "gpu0")]
+    assert book.phase("bert") is Phase.DRAINING
+
+
+def test_a_model_measured_smaller_lets_the_next_load_begin_beside_a_victim():
+    book = ledger({"bert": 5, "vit": 5, "llm": 5})
+    make_ready(book, "bert", now=0.0)
+    make_ready(book, "vit", now=1.0)
+    assert ask(book, 1, "llm", 2.0) == [Drain("bert", "gpu0")]
+    book.drained("bert", 2.0)
+    assert book.measured("vit", 0, 3.0) == [Load("llm", "gpu0")]

@@ -5,6 +5,8 @@ Each mutant breaks one rule of the ledger on purpose; random traces must catch e
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.controller.fleet import World
@@ -15,7 +17,7 @@ from tritonfleet.controller.ledger import (
     Phase,
     ServerFacts,
 )
-from tritonfleet.controller.policy import PriorityLRU
+from tritonfleet.controller.policy import PriorityLRU, Wanted
 
 
 class Faithful(Ledger):
@@ -94,9 +96,48 @@ class NeverImpatient(Ledger):
         return []
 
 
+class EvictsUnproven(Ledger):
+    """Unloads on the heels of a load, before the model has answered anybody."""
+
+    def is_proved(self, model):
+        return self.phase(model) is Phase.READY
+
+
+class NeverProves(Ledger):
+    """Leaves a model unproven for ever when its callers got no answer."""
+
+    def _proofs(self):
+        return []
+
+
+class LoadsLate(Ledger):
+    """Waits until every victim is gone, whether or not the newcomer fits beside it."""
+
+    def _loads(self, now):
+        if any(self._is_leaving(model) for model in self._residents):
+            return []
+        return list(super()._loads(now))
+
+
+class HeadRoomFirst(Ledger):
+    """Makes head-room while callers wait for room."""
+
+    def _room_is_awaited(self, server):
+        return False
+
+
+class ThrashesForHeadRoom(Ledger):
+    """Evicts for its head-room what it has just loaded."""
+
+    def _view_ahead(self, server, now):
+        view = self._view(server, Wanted("", (), 10), now, busy=False, young=True)
+        return replace(view, capacity=server.capacity - server.head_room)
+
+
 MUTANTS = [
     ForgetsUnloading, PlansAgainstOccupied, DrainsUnderLease, EvictsPinned, ForgetsLeavers,
-    LosesWaiters, LoadsTwice, LeavesEnsemblesBehind, NeverImpatient,
+    LosesWaiters, LoadsTwice, LeavesEnsemblesBehind, NeverImpatient, EvictsUnproven, NeverProves,
+    LoadsLate, HeadRoomFirst, ThrashesForHeadRoom,
 ]  # fmt: skip
 MODELS = [
     ModelFacts("pinned", 2, 9),
@@ -111,7 +152,11 @@ MODELS = [
 def caught(kind, seed):
     """Whether a trace of this seed shows something that must never happen."""
     book = kind(
-        MODELS, [ServerFacts("gpu0", 10)], PriorityLRU(), patience_s=1.0, min_residency_s=0.5
+        MODELS,
+        [ServerFacts("gpu0", 10, head_room=2)],
+        PriorityLRU(),
+        patience_s=1.0,
+        min_residency_s=0.5,
     )
     world = World(book, seed=seed, fail=0.1 if seed % 2 else 0.0)
     try:

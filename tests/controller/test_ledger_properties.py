@@ -34,7 +34,12 @@ def fleets(draw):
         for i in range(draw(st.integers(0, 3)))
     ]
     servers = [
-        ServerFacts(f"gpu{i}", draw(st.integers(4, 14)), draw(st.integers(1, 3)))
+        ServerFacts(
+            f"gpu{i}",
+            draw(st.integers(4, 14)),
+            draw(st.integers(1, 3)),
+            head_room=draw(st.sampled_from([0, 0, 1, 3])),
+        )
         for i in range(draw(st.sampled_from([1, 1, 1, 2])))
     ]
     return [*plain, *ensembles], servers
@@ -70,6 +75,7 @@ def settle(world):
         if not world.step() and not world.leases:
             break
     assert not world.open, "somebody was stranded"
+    assert not world.unproven & world.memory.keys(), "nobody has proved it"
 
 
 @TRACES
@@ -136,6 +142,22 @@ def test_with_ample_memory_each_model_loads_once_and_nothing_is_evicted(fleet, s
     world.run()
     assert world.loads == len(world.memory)
     assert not any(decision.evicted for decision in book.decisions)
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32), st.integers(1, 6))
+def test_at_rest_the_head_room_is_free_but_for_what_was_loaded_last(fleet, seed, head_room):
+    models, _ = fleet
+    models = [model for model in models if not model.requires]
+    facts = ServerFacts("gpu0", 12, 2, head_room=head_room)
+    book = ledger(models, servers=[facts], patience_s=0.5, min_residency_s=0.5)
+    world = World(book, seed=seed)
+    play(world, [model.name for model in models], 100, lambda _: None)
+    settle(world)
+    world.run()
+    newest = world.newest.get("gpu0")
+    kept = book.footprint(newest) if newest in world.memory else 0
+    assert book.promised("gpu0") <= max(facts.capacity - head_room, kept)
 
 
 @TRACES

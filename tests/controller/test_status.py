@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.controller.fleet import ledger
-from tritonfleet.controller.ledger import ModelFacts
+from tritonfleet.controller.ledger import ModelFacts, ServerFacts
 from tritonfleet.controller.status import explain, fleet_status
 
 UP = {"gpu0": {"http": "127.0.0.1:1", "grpc": "127.0.0.1:2"}}
@@ -82,3 +82,28 @@ def test_decisions_about_a_model_are_told_newest_first():
     assert [(entry["model"], entry["evicted"]) for entry in told] == [("llm", ["bert"])]
     assert told[0]["kept"] == {"vit": "in use by 1"}
     assert [entry["model"] for entry in explain(swapped(), "bert", 4.0)] == ["llm", "bert"]
+
+
+def test_a_model_that_has_yet_to_answer_says_so():
+    book = ledger({"bert": 5})
+    book.request(1, "bert", 0.0, deadline=1e9)
+    book.loaded("bert", 1.0, proved=False)
+    assert reasons(book, 2.0)["bert"] == ("READY", "in use by 1")
+    book.release(1, 2.0)
+    assert reasons(book, 2.0)["bert"] == ("READY", "has yet to show that it answers")
+    book.load_failed("bert", "nobody answers", 3.0)
+    assert reasons(book, 4.0)["bert"] == ("UNAVAILABLE", "failed to load: nobody answers")
+
+
+def test_a_model_that_left_for_head_room_says_so():
+    book = ledger(
+        [ModelFacts("bert", 5), ModelFacts("vit", 5)],
+        servers=[ServerFacts("gpu0", 10, head_room=3)],
+    )
+    for ticket, name in enumerate(("bert", "vit")):
+        book.request(ticket, name, float(ticket), deadline=1e9, holds=False)
+        book.loaded(name, ticket + 0.5)
+    book.drained("bert", 2.0)
+    book.unloaded("bert", 2.0)
+    expected = "left 2 s ago: idle longest; keeps 3 B free for the next load"
+    assert reasons(book, 3.5)["bert"] == ("UNAVAILABLE", expected)

@@ -148,13 +148,13 @@ def test_nothing_is_told_of_a_server_that_has_ended():
     assert server_memory_bytes(process.pid) is None
     assert model_processes(process.pid, "bert") == ()
     assert model_memory_bytes(process.pid, "bert") is None
-    release_model_memory(process.pid, "bert")
+    assert not release_model_memory(process.pid, "bert")
 
 
 def test_every_instance_of_the_model_hears_that_it_may_let_go(stubs):
     instances = [stubs.start("bert"), stubs.start("bert")]
     other = stubs.start("vit")
-    release_model_memory(os.getpid(), "bert")
+    assert release_model_memory(os.getpid(), "bert")
     for process in instances:
         assert process.stdout.readline() == b"released\n"
     other.stdin.close()

@@ -127,6 +127,29 @@ def test_contradictions_are_found(tmp_path, addition, path, message):
     assert problem.line is not None
 
 
+def head_room(tmp_path, size):
+    text = GOOD.replace("capacity: 8GiB", f"capacity: 8GiB\n    head_room: {size}")
+    return load_fleet(write(tmp_path, text)).servers[0].head_room_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "in_bytes"), [("256MiB", 2**28), ("1024", 1024), ("25%", 2**31), ("'0.5 %'", 42949672)]
+)
+def test_head_room_is_a_size_or_a_share_of_the_capacity(tmp_path, size, in_bytes):
+    assert head_room(tmp_path, size) == in_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("some", "is no size"), ("-1", "is less than nothing"), ("95%", "leaves no memory")],
+)
+def test_a_head_room_that_cannot_be_is_refused(tmp_path, size, message):
+    with pytest.raises(InvalidSpec, match=message) as refused:
+        head_room(tmp_path, size)
+    (problem,) = refused.value.problems
+    assert (problem.path, problem.line) == ("servers.0.head_room", 6)
+
+
 def test_a_misspelt_deep_key_is_suggested(tmp_path):
     text = GOOD + "    serving: {dynamic_batching: {max_queue_delay_us: 3}}\n"
     (problem,) = problems(tmp_path, text)

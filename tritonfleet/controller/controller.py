@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tritonfleet.controller.footprint import Home
 from tritonfleet.controller.ledger import (
     Action,
     Decision,
@@ -24,12 +26,14 @@ from tritonfleet.controller.ledger import (
     Ledger,
     Load,
     Phase,
+    Prove,
     Reject,
     Unload,
 )
 from tritonfleet.controller.warmup import prove
 from tritonfleet.errors import FleetError, LoadFailed, ServerError, ServerUnreachable
-from tritonfleet.server.client import TritonClient
+from tritonfleet.server.client import ModelStatistics, TritonClient
+from tritonfleet.server.events import ModelEvent, ModelEvents
 from tritonfleet.server.memory import model_memory_bytes, release_model_memory
 from tritonfleet.server.states import ReadyState
 
@@ -37,8 +41,10 @@ log = logging.getLogger(__name__)
 WATCH_S = 2.0
 """Between two looks at a server's statistics and index."""
 UNLOAD_RETRY_S = 1.0
-RELEASE_S = 0.03
+RELEASE_POLLS_S = (0.01, 0.01, 0.01)
 """A model's process needs some 15 ms (measured) to give its weights back when told to."""
+DEPARTURE_S = 0.5
+"""A model that tells of itself and is silent so long after its unload: the datagram was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class Lease:
     waited_s: float
     cold: bool
     """Whether the model was not in memory when the holder came; a wait alone proves nothing."""
+    proved: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+    """To be called once the model has answered well: only then is it known to be in order."""
 
 
 class Memory(Protocol):
@@ -58,8 +66,8 @@ class Memory(Protocol):
     def model_bytes(self, model: str) -> int | None:
         """Bytes that a model holds; None where that cannot be told."""
 
-    def release(self, model: str) -> None:
-        """Makes a model that is being unloaded give back what it can before Triton is done."""
+    def release(self, model: str) -> bool:
+        """Makes a model that is being unloaded give back what it can; False if nothing can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +80,9 @@ class ProcessMemory:
         """Bytes that would be free without the model."""
         return model_memory_bytes(self.pid, model)
 
-    def release(self, model: str) -> None:
+    def release(self, model: str) -> bool:
         """Frees weights and arena at once; the bare process stays until Triton ends it."""
-        release_model_memory(self.pid, model)
+        return release_model_memory(self.pid, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +91,19 @@ class ServerHandle:
 
     client: TritonClient
     memory: Memory | None = None
+    events: ModelEvents | None = None
+    """What its models tell of themselves, where they do."""
+
+    def told_bytes(self, model: str) -> int | None:
+        """What a model says that it holds; None for one that says nothing."""
+        return self.events.bytes_of(model) if self.events else None
 
 
 class Controller:
     """The residency of a fleet, for anybody on the same event loop.
 
-    ``configs`` gives a model's ``ModelConfig``; ``record`` keeps a measured footprint and returns
-    the figure to charge; ``clock`` is monotonic.
+    ``configs`` gives a model's ``ModelConfig``; ``record`` notes what a model was seen to take, and
+    where, and returns the figure to charge without waiting for a disk; ``clock`` is monotonic.
     """
 
     def __init__(
@@ -98,7 +112,7 @@ class Controller:
         servers: Mapping[str, ServerHandle],
         *,
         configs: Callable[[str], Any],
-        record: Callable[[str, int], int] = lambda _, footprint: footprint,
+        record: Callable[[str, Home, int], int] = lambda _, __, footprint: footprint,
         queue_timeout_s: float = 60.0,
         load_timeout_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -112,6 +126,8 @@ class Controller:
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._departures: Counter[str] = Counter()
         self._with_process: set[str] = set()
+        self._charged: dict[str, tuple[Home, int]] = {}
+        self._unsubscribe: dict[str, Callable[[], None]] = {}
         self._absent: list[tuple[dict[str, int], asyncio.Future[None]]] = []
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -119,9 +135,9 @@ class Controller:
 
     async def start(self, pinned: Iterable[str] = ()) -> None:
         """Takes the servers as they are, loads the pinned models, and begins to watch."""
-        for name in self._servers:
+        for name, handle in self._servers.items():
             await self._adopt(name)
-            self._spawn(self._watch(name), name)
+            self._attend(name, handle)
         for model in pinned:
             self._apply(self.ledger.pin(model, self._clock()))
 
@@ -132,7 +148,8 @@ class Controller:
         for future in self._waiting.values():
             future.cancel()
         await self._cancel(list(self._tasks))
-        for handle in self._servers.values():
+        for name, handle in self._servers.items():
+            self._unsubscribe.pop(name, _nothing)()
             await handle.client.close()
 
     @contextlib.asynccontextmanager
@@ -144,7 +161,9 @@ class Controller:
         ticket, cold = next(self._tickets), self.ledger.ready_on(model) is None
         grant = await self._ask(ticket, model, timeout_s, holds=True)
         try:
-            yield Lease(grant.model, grant.server, grant.waited_s, cold)
+            yield Lease(
+                grant.model, grant.server, grant.waited_s, cold, lambda: self._answered(grant)
+            )
         finally:
             self._apply(self.ledger.release(ticket, self._clock()))
 
@@ -202,6 +221,7 @@ class Controller:
     async def server_lost(self, name: str) -> None:
         """A server died: whatever it was doing will not end."""
         handle = self._servers.pop(name, None)
+        self._unsubscribe.pop(name, _nothing)()
         await self._cancel([task for task, server in self._tasks.items() if server == name])
         self._apply(self.ledger.server_lost(name, self._clock()))
         self._announce_absent()
@@ -211,7 +231,7 @@ class Controller:
     def server_back(self, name: str, handle: ServerHandle) -> None:
         """A server runs again, empty; what it held comes back."""
         self._servers[name] = handle
-        self._spawn(self._watch(name), name)
+        self._attend(name, handle)
         self._apply(self.ledger.server_back(name, self._clock()))
 
     # -- events into the ledger, actions out -------------------------------------------------
@@ -232,11 +252,16 @@ class Controller:
             self._waiting.pop(ticket, None)
 
     def _apply(self, actions: Iterable[Action]) -> None:
-        for action in actions:
+        pending = deque(actions)
+        while pending:
+            action = pending.popleft()
             if isinstance(action, Grant):
                 self._settle_future(action.ticket, action)
             elif isinstance(action, Reject):
                 self._settle_future(action.ticket, action.error)
+            elif isinstance(action, Drain):
+                # Every request we carry holds a lease, and the ledger drains only what has none.
+                pending.extend(self.ledger.drained(action.model, self._clock()))
             else:
                 self._spawn(self._carry_out(action), action.server)
         self._announce_absent()
@@ -277,10 +302,11 @@ class Controller:
 
     # -- actions that take time ----------------------------------------------------------------
 
-    def _spawn(self, work: Awaitable[None], server: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], server: str) -> None:
         task = asyncio.ensure_future(self._supervised(work))
         self._tasks[task] = server
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(lambda _: work.close())  # should it end before it began
 
     async def _supervised(self, work: Awaitable[None]) -> None:
         try:
@@ -293,49 +319,69 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _carry_out(self, action: Load | Drain | Unload) -> None:
+    async def _carry_out(self, action: Load | Unload | Prove) -> None:
         if isinstance(action, Load):
             await self._load(action)
         elif isinstance(action, Unload):
             await self._unload(action)
         else:
-            # Every request we carry holds a lease, and the ledger drains only what has none.
-            self._apply(self.ledger.drained(action.model, self._clock()))
+            await self._prove(action)
 
     async def _load(self, action: Load) -> None:
-        handle, started = self._servers[action.server], self._clock()
+        handle, model, started = self._servers[action.server], action.model, self._clock()
         try:
-            await asyncio.wait_for(
-                self._load_and_prove(handle.client, action.model), self._load_timeout_s
-            )
-        except (FleetError, asyncio.TimeoutError) as error:
-            reason = _reason(error, self._load_timeout_s)
-            await self._abandon(handle.client, action.model)
-            log.warning("load failed model=%s server=%s: %s", action.model, action.server, reason)
-            self._apply(self.ledger.load_failed(action.model, reason, self._clock()))
+            proved = await self._open(handle.client, model)
+        except FleetError as error:
+            await self._give_up(handle.client, model, error)
             return
-        seconds = self._clock() - started
-        log.info("loaded model=%s server=%s load_s=%.3f", action.model, action.server, seconds)
-        self._apply(self.ledger.loaded(action.model, self._clock()))
-        await self._measure(handle, action.model)
+        now = self._clock()
+        self._apply(self.ledger.loaded(model, now, proved=proved))
+        log.info("loaded model=%s server=%s load_s=%.3f", model, action.server, now - started)
+        if proved:
+            await self._measure(handle, model)
 
-    async def _load_and_prove(self, client: TritonClient, model: str) -> None:
-        config = self._configs(model)
+    async def _open(self, client: TritonClient, model: str) -> bool:
+        """Loads a model; whether it is also proved, which we leave to a caller who waits for it."""
+        deadline = self._clock() + self._load_timeout_s
         await client.load(model, self._load_timeout_s)
-        await prove(client, config, self._load_timeout_s)
+        if self.ledger.is_awaited(model):
+            return False
+        await self._infer_once(client, model, deadline - self._clock())
+        return True
+
+    async def _prove(self, action: Prove) -> None:
+        handle = self._servers[action.server]
+        try:
+            await self._infer_once(handle.client, action.model, self._load_timeout_s)
+        except FleetError as error:
+            await self._give_up(handle.client, action.model, error)
+            return
+        self._apply(self.ledger.proved(action.model, self._clock()))
+        await self._measure_parts(handle, action.model)
+
+    async def _infer_once(self, client: TritonClient, model: str, timeout_s: float) -> None:
+        await prove(client, await asyncio.to_thread(self._configs, model), timeout_s)
+
+    def _answered(self, grant: Grant) -> None:
+        # Nearly always it is proved already, and nothing is to be done.
+        handle = self._servers.get(grant.server)
+        if handle is not None and not self.ledger.is_proved(grant.model):
+            self._apply(self.ledger.answered(grant.ticket, self._clock()))
+            # Only now has it touched the memory that it needs.
+            self._spawn(self._measure_parts(handle, grant.model), grant.server)
+
+    async def _give_up(self, client: TritonClient, model: str, error: FleetError) -> None:
+        if self.ledger.is_proved(model):
+            return  # a caller's answer came before our failure to get one
+        reason = error.reason if isinstance(error, LoadFailed) else str(error)
+        log.warning("load failed model=%s server=%s: %s", model, client.name, reason)
+        self._apply(self.ledger.load_failed(model, reason, self._clock()))
+        await self._abandon(client, model)
 
     async def _abandon(self, client: TritonClient, model: str) -> None:
         """Takes back a load that may still succeed: Triton goes on when its caller has left."""
         with contextlib.suppress(FleetError):
             await client.unload(model)
-
-    async def _measure(self, handle: ServerHandle, model: str) -> None:
-        if handle.memory is None:
-            return
-        size = await asyncio.to_thread(handle.memory.model_bytes, model)
-        if size is not None:
-            self._with_process.add(model)
-            self._apply(self.ledger.measured(model, self._record(model, size), self._clock()))
 
     async def _unload(self, action: Unload) -> None:
         handle, started = self._servers[action.server], self._clock()
@@ -353,21 +399,88 @@ class Controller:
         self._apply(self.ledger.unloaded(action.model, self._clock()))
 
     async def _unload_and_confirm(self, handle: ServerHandle, model: str) -> None:
-        await handle.client.unload(model)
-        if handle.memory is not None:
-            await self._release_early(handle.memory, model)
-        # Triton answers before the memory is free, so believe the index and not the reply.
+        """Triton answers before the memory is free: believe the model, or else the index."""
+        if handle.events is not None and handle.told_bytes(model) is not None:
+            if await self._departs(handle.client, handle.events, model):
+                return
+        else:
+            await handle.client.unload(model)
+            # An ensemble has no memory of its own.
+            if handle.memory is not None and not self.ledger.members(model):
+                await self._release_early(handle.memory, model)
         await handle.client.until_unloaded(model)
+        if handle.events is not None:
+            handle.events.forget(model)
+
+    async def _departs(self, client: TritonClient, events: ModelEvents, model: str) -> bool:
+        """Unloads a model that tells of itself; False if it did not say that it is gone."""
+        gone = events.departure(model)
+        try:
+            await client.unload(model)
+            await asyncio.wait_for(gone, DEPARTURE_S)
+        except asyncio.TimeoutError:
+            log.warning("unload model=%s: no word from the model; asking the index", model)
+            return False
+        finally:
+            gone.cancel()
+        return True
 
     async def _release_early(self, memory: Memory, model: str) -> None:
         """Most of the memory need not wait out the second that Triton takes over an unload."""
-        await asyncio.to_thread(memory.release, model)
-        await asyncio.sleep(RELEASE_S)
-        remaining = await asyncio.to_thread(memory.model_bytes, model)
-        if remaining is not None:
-            self._apply(self.ledger.shrunk(model, remaining, self._clock()))
+        if not await asyncio.to_thread(memory.release, model):
+            return
+        for pause_s in RELEASE_POLLS_S:
+            await asyncio.sleep(pause_s)
+            remaining = await asyncio.to_thread(memory.model_bytes, model)
+            if remaining is not None:
+                self._apply(self.ledger.shrunk(model, remaining, self._clock()))
+
+    # -- what models take ----------------------------------------------------------------------
+
+    def _heard(self, handle: ServerHandle, event: ModelEvent) -> None:
+        size = handle.told_bytes(event.model)
+        if size is not None:
+            self._with_process.discard(event.model)
+            self._charge(event.model, Home.SERVER, size)
+
+    async def _measure_parts(self, handle: ServerHandle, model: str) -> None:
+        for part in (model, *self.ledger.members(model)):
+            await self._measure(handle, part)
+
+    async def _measure(self, handle: ServerHandle, model: str) -> None:
+        """Charges a loaded model that does not tell of itself with what it takes."""
+        if handle.told_bytes(model) is not None:
+            return
+        size = None
+        if handle.memory is not None:
+            size = await asyncio.to_thread(handle.memory.model_bytes, model)
+        if size is not None:
+            self._with_process.add(model)
+            self._charge(model, Home.PROCESS, size)
+        else:
+            with contextlib.suppress(FleetError):
+                self._believe(handle, await handle.client.statistics(model))
+
+    def _believe(self, handle: ServerHandle, statistics: Mapping[str, ModelStatistics]) -> None:
+        """What Triton's statistics say that models hold, where nobody knows better."""
+        for model, counted in statistics.items():
+            known = model in self._with_process or handle.told_bytes(model) is not None
+            if counted.memory_bytes and not known:
+                self._charge(model, Home.SERVER, counted.memory_bytes)
+
+    def _charge(self, model: str, home: Home, size: int) -> None:
+        if self._charged.get(model) != (home, size) and model in self.ledger.names:
+            self._charged[model] = (home, size)
+            charge = self._record(model, home, size)
+            self._apply(self.ledger.measured(model, charge, self._clock()))
 
     # -- watching ------------------------------------------------------------------------------
+
+    def _attend(self, name: str, handle: ServerHandle) -> None:
+        if handle.events is not None:
+            heard = functools.partial(self._heard, handle)
+            self._unsubscribe[name] = handle.events.subscribe(heard)
+        self._spawn(self._watch(name), name)
 
     async def _adopt(self, name: str) -> None:
         states = await self._servers[name].client.states()
@@ -390,10 +503,12 @@ class Controller:
     async def _observe(self, name: str) -> None:
         client, ready, as_of = self._servers[name].client, self._ready_on(name), self._clock()
         states = await client.states()
+        statistics = await client.statistics()
+        self._believe(self._servers[name], statistics)
         used = {
-            model: self._from_unix_ms(statistics.last_inference_ms)
-            for model, statistics in (await client.statistics()).items()
-            if statistics.last_inference_ms
+            model: self._from_unix_ms(counted.last_inference_ms)
+            for model, counted in statistics.items()
+            if counted.last_inference_ms
         }
         gone = [m for m in ready if m not in states or states[m].state in _GONE]
         if gone:
@@ -429,7 +544,5 @@ class Controller:
 _GONE = (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN)
 
 
-def _reason(error: FleetError | asyncio.TimeoutError, timeout_s: float) -> str:
-    if isinstance(error, LoadFailed):
-        return error.reason
-    return str(error) if isinstance(error, FleetError) else f"it took longer than {timeout_s:g} s"
+def _nothing() -> None:
+    """What remains to be done where nothing was begun."""

@@ -1,29 +1,52 @@
 """How much memory a model takes: declared, else measured, else estimated from its files.
 
 Measurements survive restarts in one small file, and belong to the published version they were
-taken from: a rebuilt model is estimated and measured anew.
+taken from and to the kind of place it lived in: a rebuilt model is estimated and measured anew, and
+what a process took says nothing about a model inside tritonserver.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import json
 import logging
 from pathlib import Path
 
-from tritonfleet.server.layout import ManifestEntry, replace_text
+from tritonfleet.errors import InvalidSpec
+from tritonfleet.server.layout import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestEntry,
+    read_manifest,
+    replace_text,
+)
 from tritonfleet.spec import EnsembleSource, FleetSpec
 
 log = logging.getLogger(__name__)
-WEIGHTS_FACTOR = 2.0
+
+
+class Home(enum.Enum):
+    """Where a model lives when it is loaded, and so what it takes beside its weights."""
+
+    PROCESS = "process"
+    """Each instance in a process of its own, with weights of its own."""
+    SERVER = "server"
+    """Inside tritonserver, all instances over one set of weights."""
+
+
+WEIGHTS_FACTOR = {Home.PROCESS: 2.0, Home.SERVER: 1.25}
 """Memory for each byte of artifact, before the first load has shown the truth: ONNX Runtime holds
-the initializers and, while it optimises the graph, copies of some of them."""
+the initializers and, while it optimises the graph, copies of some of them. Inside tritonserver a
+model opens at 1.00 times its file (measured) and says so at once."""
 PROCESS_BYTES = 40 * 2**20
 """And for the process that runs it: tiny models of the demo fleet take 28 to 34 MiB (measured)."""
-
-
-GROWTH = 1.1
-"""Charged for each byte measured: the first figure is taken after one small request, and larger
-batches need more (a Vision Transformer of the demo fleet grew from 137 to 146 MiB)."""
+SESSION_BYTES = 2**20
+"""And for a session inside tritonserver: what the first request makes its arena take (measured)."""
+GROWTH = {Home.PROCESS: 1.1, Home.SERVER: 1.0}
+"""Charged for each byte measured. A process is looked at after one small request, and larger
+batches need more (a Vision Transformer of the demo fleet grew from 137 to 146 MiB); a model inside
+tritonserver tells what it takes, and tells again when that grows."""
 
 
 class FootprintStore:
@@ -32,18 +55,38 @@ class FootprintStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, dict[str, int]] = self._read()
+        self._unsaved = False
 
-    def get(self, model: str, digest: str) -> int | None:
-        """The bytes to charge for this version of a model, if it was ever measured."""
-        return self._known.get(model, {}).get(digest)
+    def get(self, model: str, digest: str, home: Home) -> int | None:
+        """The bytes to charge for this version of a model, if it was ever measured there."""
+        return self._known.get(model, {}).get(_key(digest, home))
 
-    def record(self, model: str, digest: str, footprint: int) -> int:
-        """Remembers the largest footprint seen for a version; gives the bytes to charge for it."""
-        largest = max(int(GROWTH * footprint), self.get(model, digest) or 0)
-        if self._known.get(model) != {digest: largest}:
-            self._known[model] = {digest: largest}
-            self._write()
+    def record(self, model: str, digest: str, home: Home, footprint: int) -> int:
+        """Notes the largest footprint seen for a version; gives the bytes to charge for it."""
+        known, key = self._known.get(model, {}), _key(digest, home)
+        largest = max(int(GROWTH[home] * footprint), known.get(key, 0))
+        if known.get(key) != largest:
+            version = {_key(digest, each) for each in Home}
+            kept = {other: size for other, size in known.items() if other in version}
+            self._known[model] = {**kept, key: largest}
+            self._unsaved = True
         return largest
+
+    def unsaved(self) -> str | None:
+        """What ``save`` should write; None when the file holds it already."""
+        if not self._unsaved:
+            return None
+        self._unsaved = False
+        return json.dumps(self._known, indent=2, sort_keys=True) + "\n"
+
+    def save(self, text: str) -> None:
+        """Replaces the file, and waits for the disk: not for an event loop."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self._path, text)
+        except OSError as error:
+            # A full disk must not stop the fleet; the next start measures again.
+            log.warning("cannot keep %s: %s", self._path, error.strerror)
 
     def _read(self) -> dict[str, dict[str, int]]:
         try:
@@ -55,17 +98,39 @@ class FootprintStore:
             log.warning("ignoring damaged %s; footprints are measured anew", self._path)
             return {}
 
-    def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+def _key(digest: str, home: Home) -> str:
+    return f"{home.value}:{digest}"
+
+
+class PublishedDigests:
+    """The digest of each model's published version, read anew only when a build has changed it."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._seen: tuple[int, int] | None = None
+        self._manifest = Manifest()
+
+    def of(self, model: str) -> str:
+        """The digest; empty for a model that the builder did not publish."""
+        seen = self._stamp()
+        if seen != self._seen:
+            self._seen = seen
+            with contextlib.suppress(InvalidSpec):  # damaged by hand; what was known still serves
+                self._manifest = read_manifest(self._repository)
+        entry = self._manifest.models.get(model)
+        return entry.digest if entry else ""
+
+    def _stamp(self) -> tuple[int, int] | None:
         try:
-            replace_text(self._path, json.dumps(self._known, indent=2, sort_keys=True) + "\n")
-        except OSError as error:
-            # A full disk must not stop the fleet; the next start measures again.
-            log.warning("cannot keep %s: %s", self._path, error.strerror)
+            status = (self._repository / MANIFEST_NAME).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
 
 
 def known_footprint(
-    fleet: FleetSpec, model: str, entry: ManifestEntry | None, store: FootprintStore
+    fleet: FleetSpec, model: str, entry: ManifestEntry | None, store: FootprintStore, home: Home
 ) -> int:
     """The best figure for a model's memory in bytes before it is loaded."""
     declared = fleet.residency(model).footprint
@@ -73,8 +138,8 @@ def known_footprint(
         return declared
     if isinstance(fleet.models[model].source, EnsembleSource):
         return 0  # an ensemble is a route through its members; it has no process and no weights
-    digest = entry.digest if entry else ""
-    artifact = entry.artifact_bytes if entry else 0
+    weights = int(WEIGHTS_FACTOR[home] * entry.artifact_bytes) if entry else 0
     instances = sum(group.count for group in fleet.serving(model).instance_group)
-    estimate = instances * (PROCESS_BYTES + int(WEIGHTS_FACTOR * artifact))
-    return store.get(model, digest) or estimate
+    apart = instances * (PROCESS_BYTES + weights)
+    estimate = SESSION_BYTES + weights if home is Home.SERVER else apart
+    return store.get(model, entry.digest if entry else "", home) or estimate

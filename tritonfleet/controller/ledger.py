@@ -7,6 +7,9 @@ place where state turns into actions.
 Two sums are kept for every server. *Promised* (RESERVED, LOADING, READY) is what planning counts;
 *occupied* (LOADING, READY, DRAINING, UNLOADING) is what its memory holds. A load is planned against
 the first and started only when it fits beside the second.
+
+A model that somebody waits for is granted as soon as Triton has opened it, *unproven*: the first
+answer proves it. Until then it stays, because an unload on the heels of a load can crash a server.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from tritonfleet.controller.policy import Holding, Plan, Policy, ServerView, Wanted
@@ -35,6 +38,8 @@ RESIDENCY_PER_LOAD = 4.0
 """A model that took t seconds to load stays this many times t, but no longer than the minimum."""
 AGING_S = 10.0
 """A caller who has waited so long is served as if its model were one priority higher."""
+_NOBODY = Wanted("", (), priority=10)
+"""For whom room is made when no caller asks for it; nobody is less important."""
 
 
 class Phase(enum.Enum):
@@ -50,6 +55,7 @@ class Phase(enum.Enum):
 PROMISED = frozenset({Phase.RESERVED, Phase.LOADING, Phase.READY})
 OCCUPIED = frozenset({Phase.LOADING, Phase.READY, Phase.DRAINING, Phase.UNLOADING})
 LEAVING = frozenset({Phase.DRAINING, Phase.UNLOADING})
+HOLDING = frozenset({Phase.LOADING, Phase.READY, Phase.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class ServerFacts:
     concurrent_loads: int = 2
     margin: int = 0
     """Bytes beyond it that footprints may grow into before others have made room."""
+    head_room: int = 0
+    """Bytes of the capacity to keep free for the next load, as long as nobody needs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,14 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Prove:
+    """Show by an inference that the model answers: nobody who used it has."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The caller may use the model until it releases its ticket."""
 
@@ -120,7 +136,7 @@ class Reject:
     error: FleetError
 
 
-Action: TypeAlias = Load | Drain | Unload | Grant | Reject
+Action: TypeAlias = Load | Drain | Unload | Prove | Grant | Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +162,10 @@ class _Resident:
     last_used: float = 0.0
     load_s: float = 0.0
     leases: set[int] = field(default_factory=set)
+    proved: bool = False
+    proof_ordered: bool = False
     drain_ordered: bool = False
-    leave_when_ready: bool = False
+    told_to_leave: bool = False
 
 
 @dataclass(slots=True)
@@ -239,25 +257,41 @@ class Ledger:
         self._touch(resident.model, now)
         return self._settle(now)
 
-    def loaded(self, model: str, now: float) -> list[Action]:
-        """A load ended well, and an inference has proved it."""
+    def loaded(self, model: str, now: float, *, proved: bool = True) -> list[Action]:
+        """A load ended well; an inference has proved it, or its first caller will."""
         resident = self._residents.get(model)
         if resident is None or resident.phase is not Phase.LOADING:
             return []
         resident.phase, resident.load_s, resident.since = Phase.READY, now - resident.since, now
         resident.last_used = now
-        self._failures.pop(model, None)
         self._restore.pop(model, None)
-        if resident.leave_when_ready and not self._waiting_for(model):
-            self._leave(self._unit(model), now)
+        if self._waiting_for(model) and not any(map(self._is_leaving, self.members(model))):
+            resident.told_to_leave = False
+        if proved:
+            self._note_proof(resident)
+        return self._settle(now)
+
+    def answered(self, ticket: int, now: float) -> list[Action]:
+        """The holder of a lease got an answer that only a model in order gives."""
+        model = self._tickets.get(ticket)
+        return self.proved(model, now) if model else []
+
+    def proved(self, model: str, now: float) -> list[Action]:
+        """An inference shows that a model answers, and so do the members it ran through."""
+        for name in (model, *self.members(model)):
+            resident = self._residents.get(name)
+            if resident is not None and resident.phase is Phase.READY:
+                self._note_proof(resident)
         return self._settle(now)
 
     def load_failed(self, model: str, reason: str, now: float) -> list[Action]:
-        """A load ended badly: whoever waits is told, and the next try is put off."""
+        """A load or its proof ended badly: whoever waits is told, the next try is put off."""
         resident = self._residents.get(model)
-        if resident is None or resident.phase is not Phase.LOADING:
+        if resident is None or not self._on_trial(resident):
             return []
-        del self._residents[model]
+        for name in self._unit(model):
+            # Triton takes ensembles down with their member.
+            self._forget(self._residents[name])
         count = self._failures[model].count + 1 if model in self._failures else 1
         pause = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_LONGEST_S)
         self._failures[model] = _Failure(count, reason, now + pause)
@@ -272,7 +306,7 @@ class Ledger:
         self._footprints[model] = footprint
         resident = self._residents.get(model)
         # Not while it is UNLOADING: what it gave back early may be somebody else's by now.
-        if resident is not None and resident.phase in (Phase.READY, Phase.DRAINING):
+        if resident is not None and resident.phase in HOLDING:
             resident.footprint = footprint
         return self._settle(now)
 
@@ -327,14 +361,17 @@ class Ledger:
         """A model that was found loaded on a server when the controller started."""
         if model in self._models and model not in self._residents:
             footprint = self._footprints[model]
-            self._residents[model] = _Resident(model, server, footprint, now, Phase.READY, now)
+            self._residents[model] = _Resident(
+                model, server, footprint, now, Phase.READY, now, proved=True
+            )
         return self._settle(now)
 
     def server_lost(self, server: str, now: float) -> list[Action]:
         """A server died with all it held; waiters stay, and its models come back with it."""
         self._down.add(server)
         for resident in [r for r in self._residents.values() if r.server == server]:
-            if resident.phase is Phase.READY:
+            # An unproven one may be what killed it.
+            if resident.phase is Phase.READY and resident.proved:
                 self._restore[resident.model] = resident.last_used
             self._forget(resident)
         return self._settle(now)
@@ -357,6 +394,8 @@ class Ledger:
                 "Unpin another model, or raise the capacity.",
             )
         self._pinned.add(model)
+        for name in self._closure({model}) & self._residents.keys():
+            self._residents[name].told_to_leave = False
         return self._settle(now)
 
     def unpin(self, model: str, now: float) -> list[Action]:
@@ -379,9 +418,7 @@ class Ledger:
                 model, f"{pinned[0]} is pinned. 'tritonfleet unpin {pinned[0]}' first."
             )
         for name in unit:
-            if self._residents[name].phase in (Phase.RESERVED, Phase.LOADING):
-                self._residents[name].leave_when_ready = True
-        self._leave([name for name in unit if self._residents[name].phase is Phase.READY], now)
+            self._residents[name].told_to_leave = True
         self._decide(now, model, resident.server, tuple(unit), "unloaded on request")
         return self._settle(now)
 
@@ -406,6 +443,10 @@ class Ledger:
         """Who is evicted last; 1 is the most important."""
         return self._known(model).priority
 
+    def members(self, model: str) -> tuple[str, ...]:
+        """The models that an ensemble runs through; empty for any other."""
+        return self._models[model].requires
+
     def leaves_with(self, model: str) -> tuple[str, ...]:
         """What an unload of a model would take out of memory; ModelNotFound for a foreign name."""
         self._known(model)
@@ -420,6 +461,16 @@ class Ledger:
         """Where a model stands; None when it is on no server."""
         resident = self._residents.get(model)
         return resident.phase if resident else None
+
+    def is_proved(self, model: str) -> bool:
+        """Whether a model is READY and has shown since its load that it answers."""
+        resident = self._residents.get(model)
+        return resident is not None and resident.phase is Phase.READY and resident.proved
+
+    def is_awaited(self, model: str) -> bool:
+        """Whether somebody will use a model, or an ensemble over it, as soon as it is READY."""
+        using = (model, *self._dependents(model))
+        return any(waiter.holds and waiter.model in using for waiter in self._waiters.values())
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -460,7 +511,8 @@ class Ledger:
         times = [w.deadline for w in self._waiters.values()]
         times += [w.since + self._patience_s for w in self._waiters.values()]
         times += [failure.retry_at for failure in self._failures.values()]
-        if self._waiters or self._pinned or self._restore:
+        short = any(self._short_of_head_room(server) for server in self._servers.values())
+        if self._waiters or self._pinned or self._restore or short:
             times += [self._young_until(r) for r in self._residents.values()]
         return min((at for at in times if at > now), default=None)
 
@@ -474,7 +526,11 @@ class Ledger:
         actions = list(self._refuse_impossible())
         # Before placing: an impatient caller must not drain what has just been loaded for others.
         actions += self._grants(now)
+        actions += self._proofs()
+        self._dismiss(now)
         self._place_all(now)
+        for server in self._servers.values():
+            self._make_head_room(server, now)
         actions += self._departures()
         actions += self._loads(now)
         return actions
@@ -505,7 +561,7 @@ class Ledger:
 
     def _place(self, model: str, since: float, now: float, demanded: bool) -> bool:
         """Reserves room for a model and its members; False when there is none to be made now."""
-        parts = (*self._models[model].requires, model)
+        parts = (*self.members(model), model)
         if any(self._is_leaving(part) for part in parts) or not self._servers_for(model):
             return False
         wanted = Wanted(
@@ -516,7 +572,7 @@ class Ledger:
         plan = self._policy.plan(wanted, self._views(wanted, now, busy=False))
         if plan is None and demanded and now - since >= self._patience_s:
             plan = self._policy.plan(wanted, self._views(wanted, now, busy=True))
-        if plan is None or (plan.evict and not demanded and model not in self._pinned):
+        if plan is None or not (demanded or model in self._pinned or self._is_spare(wanted, plan)):
             if not demanded:
                 self._restore.pop(model, None)
             return False
@@ -550,6 +606,24 @@ class Ledger:
             self._touch(waiter.model, now)
             yield Grant(waiter.ticket, waiter.model, resident.server, now - waiter.since)
 
+    def _proofs(self) -> Iterator[Action]:
+        """Unproven models that nobody uses: whoever asked for them left or was refused."""
+        for resident in self._residents.values():
+            if (
+                resident.phase is Phase.READY
+                and not (resident.proved or resident.proof_ordered or self._in_use(resident))
+                and all(self.is_proved(name) for name in self._unit(resident.model)[:-1])
+            ):
+                resident.proof_ordered = True
+                yield Prove(resident.model, resident.server)
+
+    def _dismiss(self, now: float) -> None:
+        """Sends off what was told to leave, with its ensembles, as soon as it is proved."""
+        told = [r for r in self._residents.values() if r.told_to_leave and r.phase is Phase.READY]
+        for model in dict.fromkeys(name for r in told for name in self._unit(r.model)):
+            self._residents[model].told_to_leave = True
+            self._leave([model] if self.is_proved(model) else [], now)
+
     def _departures(self) -> Iterator[Action]:
         for resident in self._residents.values():
             ready = not resident.leases and not any(
@@ -564,7 +638,7 @@ class Ledger:
             if resident.phase is not Phase.RESERVED or resident.server in self._down:
                 continue
             server = self._servers[resident.server]
-            members = self._models[resident.model].requires
+            members = self.members(resident.model)
             if (
                 all(self.phase(member) is Phase.READY for member in members)
                 and self._loading(server.name) < server.concurrent_loads
@@ -582,12 +656,49 @@ class Ledger:
                 del self._residents[resident.model]
                 if self.promised(server.name) <= server.capacity:
                     return
-        view = self._view(server, Wanted("", ()), now, busy=False, young=True)
-        plan = self._policy.plan(Wanted("", ()), [view])
+        view = self._view(server, _NOBODY, now, busy=False, young=True)
+        plan = self._policy.plan(_NOBODY, [view])
         if plan is not None and plan.evict:
             self._leave(plan.evict, now)
             reason = "a model turned out larger than was known; the budget holds"
             self._decide(now, "", server.name, plan.evict, reason)
+
+    def _make_head_room(self, server: ServerFacts, now: float) -> None:
+        """Evicts ahead of need what has been idle longest, but never what was loaded last."""
+        if not self._short_of_head_room(server) or self._room_is_awaited(server):
+            return
+        plan = self._policy.plan(_NOBODY, [self._view_ahead(server, now)])
+        if plan is not None and plan.evict:
+            kept = self._kept(plan, now)
+            self._leave(plan.evict, now)
+            reason = f"idle longest; keeps {format_bytes(server.head_room)} free for the next load"
+            self._decide(now, "", server.name, plan.evict, reason, kept)
+
+    def _view_ahead(self, server: ServerFacts, now: float) -> ServerView:
+        """The server as if its head-room were somebody's, and what was loaded last in use."""
+        ready = [r for r in self._residents.values() if r.phase is Phase.READY]
+        newest = max((r.since for r in ready if r.server == server.name), default=now)
+        view = self._view(server, _NOBODY, now, busy=False, young=False)
+        holdings = (
+            replace(one, evictable=one.evictable and self._residents[one.model].since < newest)
+            for one in view.holdings
+        )
+        return replace(view, capacity=server.capacity - server.head_room, holdings=tuple(holdings))
+
+    def _short_of_head_room(self, server: ServerFacts) -> bool:
+        return self._free(server) < server.head_room
+
+    def _room_is_awaited(self, server: ServerFacts) -> bool:
+        """Whether callers wait for room: what leaves now must leave for them."""
+        return any(waiter.model not in self._residents for waiter in self._waiters.values()) or any(
+            r.server == server.name and r.phase is Phase.RESERVED for r in self._residents.values()
+        )
+
+    def _is_spare(self, wanted: Wanted, plan: Plan) -> bool:
+        """Whether a model that nobody asks for fits without an eviction, now or for head-room."""
+        server = self._servers[plan.server]
+        need = sum(size for part, size in wanted.parts if part not in self._residents)
+        return not plan.evict and need <= self._free(server) - server.head_room
 
     def _refuse_impossible(self) -> Iterator[Action]:
         """Turns away whoever waits for a model that has been measured too large."""
@@ -604,9 +715,9 @@ class Ledger:
         wanted = {waiter.model for waiter in self._waiters.values()}
         wanted |= self._pinned | self._restore.keys()
         # Ensembles first: their members are wanted only as long as they are.
-        for model in sorted(reserved, key=lambda name: -len(self._models[name].requires)):
+        for model in sorted(reserved, key=lambda name: -len(self.members(name))):
             needed = any(self._is_promised(name) for name in self._dependents(model))
-            complete = all(self._is_promised(name) for name in self._models[model].requires)
+            complete = all(self._is_promised(name) for name in self.members(model))
             if not complete or not (needed or model in wanted):
                 del self._residents[model]
 
@@ -643,7 +754,7 @@ class Ledger:
     def _evictable(
         self, resident: _Resident, wanted: Wanted, now: float, *, busy: bool, young: bool
     ) -> bool:
-        if resident.phase is not Phase.READY or self._pinned_by(resident.model):
+        if not self.is_proved(resident.model) or self._pinned_by(resident.model):
             return False
         priority = self._models[resident.model].priority
         waived = young or wanted.priority < priority
@@ -664,6 +775,8 @@ class Ledger:
         busy = next((d for d in users if self._in_use(self._residents[d])), None)
         if busy:
             return f"needed by {busy}, which is in use"
+        if not resident.proved:
+            return "has yet to show that it answers"
         left = self._young_until(resident) - now
         return f"loaded just now, stays {left:.1f} s longer" if left > 0 else None
 
@@ -757,6 +870,16 @@ class Ledger:
                 resident.phase, resident.since = Phase.DRAINING, now
                 resident.drain_ordered = False
 
+    def _note_proof(self, resident: _Resident) -> None:
+        resident.proved = True
+        self._failures.pop(resident.model, None)
+
+    def _on_trial(self, resident: _Resident) -> bool:
+        """Whether it is being loaded, or loaded and has not answered anybody yet."""
+        if resident.phase is Phase.READY:
+            return not resident.proved
+        return resident.phase is Phase.LOADING
+
     def _forget(self, resident: _Resident) -> None:
         for ticket in resident.leases:
             self._tickets.pop(ticket, None)
@@ -764,7 +887,7 @@ class Ledger:
 
     def _touch(self, model: str, now: float) -> None:
         """A use of an ensemble is a use of its members."""
-        for name in (model, *self._models[model].requires):
+        for name in (model, *self.members(model)):
             if name in self._residents:
                 self._residents[name].last_used = max(now, self._residents[name].last_used)
 
@@ -782,7 +905,7 @@ class Ledger:
 
     def _failing(self, model: str, now: float) -> str | None:
         """The model, or the member of it, that is in back-off after a failed load."""
-        for name in (model, *self._models[model].requires):
+        for name in (model, *self.members(model)):
             if name in self._failures and self._failures[name].retry_at > now:
                 return name
         return None
@@ -838,6 +961,10 @@ class Ledger:
         return sum(
             1 for r in self._residents.values() if r.server == server and r.phase is Phase.LOADING
         )
+
+    def _free(self, server: ServerFacts) -> int:
+        """Bytes that nobody has been promised."""
+        return server.capacity - self.promised(server.name)
 
     def _sum(self, server: str, phases: frozenset[Phase]) -> int:
         return sum(

@@ -102,7 +102,10 @@ class Activator:
                 RESIDENCY_HEADER: "cold" if lease.cold else "warm",
                 WAIT_HEADER: f"{lease.waited_s * 1000:.1f}",
             }
-            return await self._relayed(request, lease.server, left_s, headers)
+            answer = await self._relayed(request, lease.server, left_s, headers)
+            if answer.status < 300:
+                lease.proved()
+            return answer
 
     async def _relayed(
         self,

@@ -111,11 +111,18 @@ def _request_headers(request: web.Request) -> CIMultiDict[str]:
 async def _answer(
     request: web.Request, upstream: aiohttp.ClientResponse, extra_headers: dict[str, str]
 ) -> web.StreamResponse:
-    response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
-    for name, value in upstream.headers.items():
-        if name.lower() not in _HOP_BY_HOP:
-            response.headers.add(name, value)
-    response.headers.update(extra_headers)
+    headers = CIMultiDict(
+        (name, value) for name, value in upstream.headers.items() if name.lower() not in _HOP_BY_HOP
+    )
+    headers.update(extra_headers)
+    length = upstream.content_length
+    if length is not None and length <= READ_AHEAD_BYTES and request.method != hdrs.METH_HEAD:
+        # In one piece: headers and body then leave in one system call.
+        body = await upstream.read()
+        return web.Response(
+            status=upstream.status, reason=upstream.reason, headers=headers, body=body
+        )
+    response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
     await response.prepare(request)
     async for chunk in upstream.content.iter_any():
         await response.write(chunk)

@@ -26,7 +26,9 @@ from tritonfleet.server.endpoint import Endpoint
 from tritonfleet.server.states import IndexEntry, ReadyState, model_states
 
 _T = TypeVar("_T")
-CONFIRM_POLL_S = 0.02
+CONFIRM_POLL_FIRST_S = 0.001
+"""An ensemble is gone after about a millisecond, a model process after more than a second."""
+CONFIRM_POLL_LONGEST_S = 0.02
 SHORT_CALL_S = 10.0
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -43,6 +45,8 @@ class ModelStatistics:
     inference_count: int
     execution_count: int
     success_count: int
+    memory_bytes: int = 0
+    """What its backend reports that it holds, where the model runs; 0 for one that does not."""
 
 
 class InferenceRefused(FleetError):
@@ -99,11 +103,13 @@ class TritonClient:
 
     async def until_unloaded(self, model: str) -> None:
         """Returns once the index says that a model is gone; waits for as long as that takes."""
+        pause_s = CONFIRM_POLL_FIRST_S
         while True:
             state = (await self.states()).get(model)
             if state is None or state.state in (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN):
                 return
-            await asyncio.sleep(CONFIRM_POLL_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, CONFIRM_POLL_LONGEST_S)
 
     async def index(self) -> list[IndexEntry]:
         """The repository index, a line for each version."""
@@ -119,9 +125,9 @@ class TritonClient:
         """Every model's state."""
         return model_states(await self.index())
 
-    async def statistics(self) -> dict[str, ModelStatistics]:
-        """What the server counts for each loaded model."""
-        request = service_pb2.ModelStatisticsRequest()
+    async def statistics(self, model: str = "") -> dict[str, ModelStatistics]:
+        """What the server counts for each loaded model, or for this one only."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
         answer = await self._call(
             self._stub.ModelStatistics(request, timeout=SHORT_CALL_S), "statistics"
         )
@@ -185,5 +191,12 @@ def _by_model(statistics: Any) -> dict[str, ModelStatistics]:
             known.inference_count + entry.inference_count,
             known.execution_count + entry.execution_count,
             known.success_count + entry.inference_stats.success.count,
+            known.memory_bytes + _memory_bytes(entry.memory_usage),
         )
     return found
+
+
+def _memory_bytes(usage: Any) -> int:
+    """Of the device where it uses one, for that is what is scarce there; else of the host."""
+    on_device: int = sum(one.byte_size for one in usage if one.type == "GPU")
+    return on_device or sum(one.byte_size for one in usage)

@@ -2,7 +2,8 @@
 
 Models of the python backend, and of every backend written for it, run in processes of their own
 ("stubs"), so theirs can be told apart. Models of native backends live inside tritonserver and
-cannot. Nothing here talks to the server: it reads /proc, in a few milliseconds.
+cannot; those of ours tell of themselves (events.py). Nothing here talks to the server: it reads
+/proc, in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -67,18 +68,21 @@ def server_memory_bytes(pid: int) -> int | None:
     return total
 
 
-def release_model_memory(pid: int, model: str) -> None:
+def release_model_memory(pid: int, model: str) -> bool:
     """Makes the processes of a model that is being unloaded give back its memory at once.
 
     Send it after the unload and with nothing in flight. Triton lets a second pass before it even
     tells a model of its unloading; weights and arena of a model of our ``onnxruntime`` backend are
     gone some 15 ms after this instead, and only the bare process stays until the index says
     UNAVAILABLE. Models of other backends are not affected. Should a request come after all, the
-    model opens its file again and answers.
+    model opens its file again and answers. False when it has no process that could be told.
     """
+    told = False
     for process, _ in _stubs(pid, model):
         with contextlib.suppress(psutil.Error):
             process.send_signal(_RELEASE_SIGNAL)
+            told = True
+    return told
 
 
 def _stubs(pid: int, model: str) -> Iterator[tuple[psutil.Process, str]]:

@@ -54,6 +54,8 @@ def _check_servers(servers: tuple[ServerSpec, ...]) -> Iterator[Finding]:
         seen.add(server.name)
         if server.budget <= 0:
             yield (*at, "margin"), "the margin leaves no memory for models", "lower it"
+        elif server.head_room_bytes >= server.budget:
+            yield (*at, "head_room"), "the head-room leaves no memory for models", "lower it"
         urls = bool(server.http_url) + bool(server.grpc_url)
         if server.launcher == "external" and urls < 2:
             yield (*at, "launcher"), "an external server needs http_url and grpc_url", None

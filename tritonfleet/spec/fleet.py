@@ -6,13 +6,21 @@ Triton's wherever Triton has one; their meaning is told in Triton's model config
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from tritonfleet.settings import Settings
-from tritonfleet.units import Bytes
+from tritonfleet.units import Bytes, parse_bytes
 
 ModelName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
@@ -26,8 +34,32 @@ DataType = Literal[
 ]  # fmt: skip
 
 
+_PERCENTAGE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
 MARGIN_SHARE = 0.1
 """Of a server's capacity, kept free unless the file says otherwise."""
+
+
+def _bytes_or_percentage(value: Any) -> Any:
+    if isinstance(value, str) and not _PERCENTAGE.match(value):
+        return parse_bytes(value)
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"{value} is less than nothing")
+    return value
+
+
+BytesOrPercentage = Annotated[
+    int | str,
+    BeforeValidator(_bytes_or_percentage),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KkMmGgTt]?i?[Bb]?|%)\s*$"},
+            ],
+        }
+    ),
+]
+"""A number of bytes, in YAML also text with a unit, or a percentage such as '10%'."""
 
 
 class Spec(BaseModel):
@@ -299,6 +331,12 @@ class ServerSpec(Spec):
         description="Kept free of it, for what footprints do not show yet, such as a batch larger "
         "than any before; 10 % of the capacity where not given.",
     )
+    head_room: BytesOrPercentage = Field(
+        0,
+        description="Kept free beside the margin, as a size or as '10%' of the capacity: idle "
+        "models leave before anybody needs their room. Spares a cold start the wait for its "
+        "victim, at the price of fewer models in memory.",
+    )
     launcher: str = Field("embedded", description="How it is started: a registered launcher.")
     http_url: str | None = Field(None, description="launcher external: host:port.")
     grpc_url: str | None = Field(None, description="launcher external: host:port.")
@@ -308,6 +346,15 @@ class ServerSpec(Spec):
         """Bytes that models may be promised."""
         margin = int(MARGIN_SHARE * self.capacity) if self.margin is None else self.margin
         return self.capacity - margin
+
+    @property
+    def head_room_bytes(self) -> int:
+        """Bytes of the budget that idle models do not get."""
+        if isinstance(self.head_room, int):
+            return self.head_room
+        share = _PERCENTAGE.match(self.head_room)
+        assert share, "validated"
+        return int(float(share[1]) / 100 * self.capacity)
 
 
 class Profile(Spec):

@@ -39,6 +39,11 @@ _TRITON_TYPES = {
     "tensor(double)": "TYPE_FP64",
     "tensor(string)": "TYPE_STRING",
 }
+_CONTROL_TYPES = {
+    "int32_false_true": "TYPE_INT32",
+    "fp32_false_true": "TYPE_FP32",
+    "bool_false_true": "TYPE_BOOL",
+}
 # As the official backend counts them; 0 and everything else means all optimisations.
 _GRAPH_LEVELS = {-1: "ORT_ENABLE_BASIC", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 
@@ -156,17 +161,34 @@ def contradictions(config: Config, session: onnxruntime.InferenceSession) -> lis
     optional = {argument.name: argument for argument in session.get_overridable_initializers()}
     required = {argument.name: argument for argument in session.get_inputs()}
     outputs = {argument.name: argument for argument in session.get_outputs()}
-    configured = {tensor["name"] for tensor in config.get("input", ())}
+    inputs = [*config.get("input", ()), *_controls(config)]
+    configured = {tensor["name"] for tensor in inputs}
     problems = [
         f"it needs input '{name}', which config.pbtxt does not have"
         for name in required
         if name not in configured
     ]
-    for tensor in config.get("input", ()):
+    for tensor in inputs:
         problems += _differences("input", tensor, {**optional, **required}, batched)
     for tensor in config.get("output", ()):
         problems += _differences("output", tensor, outputs, batched)
     return problems
+
+
+def _controls(config: Config) -> list[Config]:
+    """The inputs that the sequence batcher adds to each request."""
+    entries = config.get("sequence_batching", {}).get("control_input", ())
+    return [
+        {"name": entry["name"], "data_type": _control_type(entry["control"][0]), "dims": [1]}
+        for entry in entries
+    ]
+
+
+def _control_type(control: Config) -> str:
+    for key, data_type in _CONTROL_TYPES.items():
+        if control.get(key):
+            return data_type
+    return str(control.get("data_type", ""))
 
 
 def _differences(
