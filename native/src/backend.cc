@@ -312,7 +312,10 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
 }
 
 TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
-  return guarded([&] { delete state_of(model); });
+  return guarded([&] {
+    const std::unique_ptr<ModelState> state(state_of(model));
+    if (state != nullptr) state->model->give_up_packing();
+  });
 }
 
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance* instance) {

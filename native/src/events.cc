@@ -1,6 +1,7 @@
 #include "events.h"
 
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,7 +17,10 @@ Events::Events(std::string path) : path_(std::move(path)) {
   if (path_.size() >= sizeof(sockaddr_un::sun_path)) {
     throw invalid("backend config 'events' is too long for a Unix socket: " + path_);
   }
-  socket_ = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  socket_ = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  // Linux keeps only some ten datagrams for a listener; one that is busy may need a moment.
+  constexpr timeval kPatience{0, 20'000};
+  setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof(kPatience));
 }
 
 Events::~Events() {
@@ -34,7 +38,7 @@ void Events::send(
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path_.data(), path_.size());
     sendto(
-        socket_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
+        socket_, text.data(), text.size(), MSG_NOSIGNAL,
         reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   } catch (...) {
     // A model's name that is no UTF-8, or no memory for the text: the event is lost.

@@ -7,8 +7,9 @@
 
 namespace tritonfleet {
 
-// A Unix datagram socket to whoever listens at a path. Sending never blocks and never fails: an
-// absent or slow listener loses the event, and learns the same from Triton's index, later.
+// A Unix datagram socket to whoever listens at a path. Sending never fails and hardly waits: an
+// absent listener, or one that is 20 ms behind, loses the event, and learns the same from Triton's
+// index, later.
 class Events {
  public:
   explicit Events(std::string path);

@@ -64,7 +64,7 @@ std::shared_ptr<const Session> Model::open_unpacked(const MappedFile& file) {
   for (const Weight& weight : outlined.weights) weight_bytes_ += weight.size;
   // Without large weights there is nothing that packing could make faster.
   packing_open_ = config_.packing == Packing::kLazy && weight_bytes_ > 0;
-  Opening opening{outlined.proto, directory(), nullptr, 0, /*packed=*/false};
+  Opening opening{outlined.proto, directory(), nullptr, 0, /*packed=*/false, nullptr};
   if (map_weights_) {
     opening.mapped_bytes = weight_bytes_;
   } else {
@@ -74,9 +74,9 @@ std::shared_ptr<const Session> Model::open_unpacked(const MappedFile& file) {
   return std::make_shared<const Session>(environment_, config_, std::move(opening));
 }
 
-std::shared_ptr<const Session> Model::open_packed(const MappedFile& file) const {
-  return std::make_shared<const Session>(
-      environment_, config_, Opening{file.bytes(), directory(), nullptr, 0, /*packed=*/true});
+std::shared_ptr<const Session> Model::open_packed(const MappedFile& file) {
+  Opening opening{file.bytes(), directory(), nullptr, 0, /*packed=*/true, &packing_};
+  return std::make_shared<const Session>(environment_, config_, std::move(opening));
 }
 
 std::string Model::directory() const { return fs::path(path_).parent_path().string(); }
@@ -126,7 +126,14 @@ bool Model::wants_packing() {
   return run_ns_ >= kPackAfter * pack_ns && packing_open_.exchange(false);
 }
 
+void Model::give_up_packing() noexcept {
+  packing_open_ = false;
+  given_up_ = true;
+  packing_.cancel(environment_.ort());
+}
+
 void Model::pack() {
+  if (given_up_) return;
   std::shared_ptr<const Session> packed;
   try {
     const MappedFile file(path_);
@@ -134,6 +141,7 @@ void Model::pack() {
     packed = open_packed(file);
     if (file.stamp() != stamp_) return;
   } catch (const Failure& failure) {
+    if (given_up_) return;
     const std::string text = identity_.name + " stays unpacked: " + failure.what();
     forget(TRITONSERVER_LogMessage(TRITONSERVER_LOG_WARN, __FILE__, __LINE__, text.c_str()));
     return;

@@ -54,12 +54,15 @@ class Model {
   // Replaces the session by one with packed weights; on failure the old one stays.
   void pack();
 
+  // The model is about to go: packing it would only delay that.
+  void give_up_packing() noexcept;
+
  private:
   [[nodiscard]] std::string directory() const;
   void tell_growth();
 
   [[nodiscard]] std::shared_ptr<const Session> open_unpacked(const MappedFile& file);
-  [[nodiscard]] std::shared_ptr<const Session> open_packed(const MappedFile& file) const;
+  [[nodiscard]] std::shared_ptr<const Session> open_packed(const MappedFile& file);
 
   const Environment& environment_;
   const Events& events_;
@@ -70,6 +73,8 @@ class Model {
   MappedFile::Stamp stamp_;
   std::uint64_t weight_bytes_ = 0;
   std::atomic<bool> packing_open_{false};  // whether the model may still be packed
+  std::atomic<bool> given_up_{false};
+  Cancellation packing_;
   mutable std::mutex mutex_;
   std::shared_ptr<const Session> session_;
   std::atomic<std::int64_t> run_ns_{0};

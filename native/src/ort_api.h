@@ -197,6 +197,7 @@ inline constexpr OrtSlot<const char*()> GetBuildInfoString{254};
 inline constexpr Fallible<
     OrtSessionOptions*, const char* const*, const char* const*, std::size_t>
     SessionOptionsAppendExecutionProvider_OpenVINO_V2{275};
+inline constexpr Fallible<OrtSessionOptions*, bool> SessionOptionsSetLoadCancellationFlag{293};
 inline constexpr OrtSlot<const char*(const OrtKeyValuePairs*, const char*)> GetKeyValue{297};
 inline constexpr Release<OrtKeyValuePairs> ReleaseKeyValuePairs{300};
 inline constexpr Fallible<const OrtAllocator*, OrtKeyValuePairs**> AllocatorGetStats{319};

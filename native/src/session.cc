@@ -65,6 +65,22 @@ Owned<OrtSessionOptions> session_options(
   return owned;
 }
 
+OrtSession* create(
+    const Environment& environment, OrtSessionOptions* options, const Opening& opening) {
+  const Ort& ort = environment.ort();
+  Cancellation none;
+  Cancellation& cancellation = opening.cancellation != nullptr ? *opening.cancellation : none;
+  cancellation.begin(ort, options);
+  struct End {
+    Cancellation& cancellation;
+    ~End() { cancellation.end(); }
+  } const end{cancellation};
+  OrtSession* session = nullptr;
+  ort(slot::CreateSessionFromArray, environment.env(), opening.model.data(), opening.model.size(),
+      options, &session);
+  return session;
+}
+
 Owned<OrtRunOptions> make_run_options(const Ort& ort, const SessionConfig& config) {
   OrtRunOptions* options = nullptr;
   ort(slot::CreateRunOptions, &options);
@@ -136,6 +152,28 @@ Environment::Environment(Ort ort, const BackendConfig& config) : ort_(std::move(
   env_ = Owned(ort_, slot::ReleaseEnv, env);
 }
 
+void Cancellation::cancel(const Ort& ort) noexcept {
+  const std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  if (options_ == nullptr) return;
+  try {
+    ort(slot::SessionOptionsSetLoadCancellationFlag, options_, true);
+  } catch (const Failure&) {
+    // An ONNX Runtime that cannot be stopped ends by itself.
+  }
+}
+
+void Cancellation::begin(const Ort& ort, OrtSessionOptions* options) {
+  const std::lock_guard lock(mutex_);
+  options_ = options;
+  if (cancelled_) ort(slot::SessionOptionsSetLoadCancellationFlag, options, true);
+}
+
+void Cancellation::end() {
+  const std::lock_guard lock(mutex_);
+  options_ = nullptr;
+}
+
 Session::Session(
     const Environment& environment, const SessionConfig& config, Opening opening)
     : environment_(environment),
@@ -143,9 +181,7 @@ Session::Session(
       mapped_bytes_(opening.mapped_bytes) {
   const auto options = session_options(environment_, config, opening);
   if (weights_) weights_->hand_over(options.get());
-  OrtSession* session = nullptr;
-  ort()(slot::CreateSessionFromArray, environment_.env(), opening.model.data(),
-        opening.model.size(), options.get(), &session);
+  OrtSession* session = create(environment_, options.get(), opening);
   session_ = Owned(ort(), slot::ReleaseSession, session);
   OrtMemoryInfo* memory_info = nullptr;
   ort()(slot::CreateCpuMemoryInfo, OrtAllocatorType::kArena, OrtMemoryType::kDefault,

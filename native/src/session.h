@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,6 +50,21 @@ class Environment {
   Owned<OrtEnv> env_;
 };
 
+// Lets another thread give up the opening of a session, which then fails.
+class Cancellation {
+ public:
+  void cancel(const Ort& ort) noexcept;
+
+  // Whose opening it is, as long as it lasts.
+  void begin(const Ort& ort, OrtSessionOptions* options);
+  void end();
+
+ private:
+  std::mutex mutex_;
+  OrtSessionOptions* options_ = nullptr;
+  bool cancelled_ = false;
+};
+
 // What a session is made of.
 struct Opening {
   std::string_view model;                  // whole, or an outline; needed only while it is opened
@@ -56,6 +72,7 @@ struct Opening {
   std::unique_ptr<const Weights> weights;  // of the outline, unless they are mapped; may be null
   std::uint64_t mapped_bytes = 0;          // of the outline's weights, if they are
   bool packed = false;                     // ONNX Runtime calls it prepacked
+  Cancellation* cancellation = nullptr;
 };
 
 class Session {
