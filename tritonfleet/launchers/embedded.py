@@ -40,6 +40,7 @@ from tritonfleet.launchers.native import (
     stop_listening,
 )
 from tritonfleet.launchers.process import GuardedProcess, Order
+from tritonfleet.launchers.rehearsal import rehearse
 from tritonfleet.launchers.wheel import (
     Installation,
     Wheel,
@@ -141,6 +142,8 @@ class EmbeddedLauncher:
         server = EmbeddedServer(name, endpoint, log, process, plan.backend, events)
         try:
             await asyncio.wait_for(_until_ready(server, invocation.instance), self._start_timeout_s)
+            if plan.backend.native:
+                await rehearse(name, endpoint)
         except asyncio.TimeoutError:
             await process.stop(0)
             raise ServerTimeout(server.name, "start", self._start_timeout_s) from None

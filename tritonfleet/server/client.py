@@ -7,7 +7,7 @@ and freezes them until it is done. Foreign errors end here: what leaves is a Ser
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,9 +83,24 @@ class TritonClient:
             return False
         return bool(answer.live)
 
-    async def load(self, model: str, timeout_s: float) -> None:
-        """Loads a model and waits for it; LoadFailed with Triton's reason if it refuses."""
+    async def load(
+        self,
+        model: str,
+        timeout_s: float,
+        *,
+        config: str = "",
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Loads a model and waits for it; LoadFailed with Triton's reason if it refuses.
+
+        With ``config`` (JSON) and ``files`` (path in the model's folder: contents), the model
+        consists of these, whatever the repository has under its name.
+        """
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if config:
+            request.parameters["config"].string_param = config
+        for path, contents in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = contents
         call = self._stub.RepositoryModelLoad(request, timeout=timeout_s, metadata=self._admin)
         try:
             await self._call(call, f"load {model}", timeout_s)
