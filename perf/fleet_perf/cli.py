@@ -93,12 +93,12 @@ def _run(order: Order, progress: Console) -> Results:
         def warn(text: str) -> None:
             progress.print(f"warning: {text}", style="yellow", markup=False)
 
-        with _ended_like_interrupted():
-            return asyncio.run(run_bench(order, _sayer(progress, status.update), warn))
+        with ended_like_interrupted():
+            return asyncio.run(run_bench(order, sayer(progress, status.update), warn))
 
 
 @contextlib.contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
+def ended_like_interrupted() -> Iterator[None]:
     """SIGTERM cleans up as Ctrl-C does: a fleet that we have started must not outlive us."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -107,7 +107,7 @@ def _ended_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sayer(progress: Console, update: Say) -> Say:
+def sayer(progress: Console, update: Say) -> Say:
     """On a terminal one line that changes; in a log one line for each step."""
     return update if progress.is_terminal else lambda text: progress.print(text, markup=False)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 from fleet_perf.compare import ColdComparison, Spread, WarmComparison
 from fleet_perf.promises import RoundsReport, WarmPairs
 from fleet_perf.results import Results
+from tritonfleet.errors import FleetError
 from tritonfleet.units import format_bytes
 
 WIDTH = 110
@@ -23,10 +25,15 @@ WIDTH = 110
 
 def write(results: Results, folder: Path) -> None:
     """``results.json`` and ``results.md`` in a folder, which is made."""
+    write_files(folder, results.as_json(), markdown(results))
+
+
+def write_files(folder: Path, data: Mapping[str, Any], text: str) -> None:
+    """Results for programs and for people, side by side."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results.as_json(), indent=2) + "\n"
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    plain = json.dumps(data, indent=2) + "\n"
+    (folder / "results.json").write_text(plain, encoding="utf-8")
+    (folder / "results.md").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +68,31 @@ def sections(results: Results) -> list[Section]:
 
 def markdown(results: Results) -> str:
     """The same tables as Markdown, with the environment on top."""
-    environment = results.environment
+    title = f"{results.name}{' (quick)' if results.quick else ''}"
+    return document(title, results.environment, sections(results), results.failed)
+
+
+def document(
+    title: str,
+    environment: Mapping[str, Any],
+    tables: Sequence[Section],
+    failed: Sequence[FleetError],
+) -> str:
+    """Tables as Markdown, below the environment they come from."""
     load = ", ".join(f"{value:.2f}" for value in environment["load_average"])
     lines = [
-        f"# {results.name}{' (quick)' if results.quick else ''}",
+        f"# {title}",
         "",
         f"Taken {environment['taken_at']} on {environment['cpu']}, "
         f"{environment['usable_cores']} cores, load average {load}, "
         f"commit {environment['commit'] or 'unknown'}.",
         "",
     ]
-    for section in sections(results):
+    for section in tables:
         lines += [f"## {section.title}", "", _as_markdown(section.table), ""]
         lines += [section.note, ""] if section.note else []
-    if results.failed:
-        lines += ["## Not measured", "", *(f"- {error}" for error in results.failed), ""]
+    if failed:
+        lines += ["## Not measured", "", *(f"- {error}" for error in failed), ""]
     return "\n".join(lines)
 
 
@@ -87,7 +104,8 @@ def _as_markdown(table: Table) -> str:
     return "\n".join(line.strip() for line in buffer.getvalue().splitlines() if line.strip())
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table whose first column is text and whose others are figures."""
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
@@ -95,7 +113,7 @@ def _table(*columns: str) -> Table:
 
 
 def _warm(comparisons: Sequence[WarmComparison]) -> Section:
-    table = _table("model", "clients", "infer/s", "ratio", "p50 ms", "ratio", "p95 ms", "ratio")
+    table = table_of("model", "clients", "infer/s", "ratio", "p50 ms", "ratio", "p95 ms", "ratio")
     for found in comparisons:
         batch = f" × {found.batch_size} rows" if found.batch_size > 1 else ""
         table.add_row(
@@ -113,7 +131,7 @@ def _warm(comparisons: Sequence[WarmComparison]) -> Section:
 
 
 def _cold(comparisons: Sequence[ColdComparison], title: str) -> Section:
-    table = _table("model", "pairs", "p50 ms", "ratio", "p95 ms", "ratio")
+    table = table_of("model", "pairs", "p50 ms", "ratio", "p95 ms", "ratio")
     for found in comparisons:
         table.add_row(
             found.model,
@@ -136,13 +154,13 @@ def _rounds(report: RoundsReport) -> list[Section]:
 
 
 def _kinds(report: RoundsReport) -> Section:
-    table = _table("answers", "count", "p50 ms", "p95 ms", "p50 / bare start", "p95 / bare start")
+    table = table_of("answers", "count", "p50 ms", "p95 ms", "p50 / bare start", "p95 / bare start")
     for kind, figures in report.kinds.items():
         table.add_row(
             kind,
             str(figures.latency_s.count),
-            _milliseconds(figures.latency_s.p50),
-            _milliseconds(figures.latency_s.p95),
+            milliseconds(figures.latency_s.p50),
+            milliseconds(figures.latency_s.p95),
             *_multiples(figures.over_bare),
         )
     title = (
@@ -157,7 +175,7 @@ def _multiples(spread: Spread | None) -> tuple[str, str]:
 
 
 def _memory(report: RoundsReport) -> Section:
-    table = _table("server", "capacity", "charged", "within", "models hold", "with server")
+    table = table_of("server", "capacity", "charged", "within", "models hold", "with server")
     for server in report.servers:
         table.add_row(
             server.server,
@@ -171,7 +189,7 @@ def _memory(report: RoundsReport) -> Section:
 
 
 def _warm_pairs(pairs: Sequence[WarmPairs]) -> Section:
-    table = _table("model", "pairs", "p50 ms", "ratio", "p95 ms")
+    table = table_of("model", "pairs", "p50 ms", "ratio", "p95 ms")
     for found in pairs:
         table.add_row(
             found.model,
@@ -185,9 +203,10 @@ def _warm_pairs(pairs: Sequence[WarmPairs]) -> Section:
 
 
 def _pair(one_s: float, other_s: float) -> str:
-    return f"{_milliseconds(one_s)} / {_milliseconds(other_s)}"
+    return f"{milliseconds(one_s)} / {milliseconds(other_s)}"
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """A time as people read it."""
     value = seconds * 1e3
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"

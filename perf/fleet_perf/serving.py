@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fleet_perf.fleet import reachable
@@ -27,11 +29,23 @@ _TAIL_LINES = 20
 _MAIN = "from tritonfleet.cli import main; main()"
 
 
+@dataclass(frozen=True, slots=True)
+class StartedFleet(Addresses):
+    """Where a fleet that we have started listens, and its process."""
+
+    pid: int
+
+
 @contextlib.asynccontextmanager
 async def started_fleet(
-    fleet_file: Path, repository: Path, state_dir: Path
-) -> AsyncIterator[Addresses]:
+    fleet_file: Path,
+    repository: Path,
+    state_dir: Path,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[StartedFleet]:
     """A fleet on ports of its own choice, for as long as the block lasts.
+
+    ``environment`` comes on top of our own.
 
     Raises ServerExited with its last words when it does not come up, ServerTimeout when it takes
     too long.
@@ -42,13 +56,15 @@ async def started_fleet(
             sys.executable, "-c", _MAIN, "serve", "--fleet", str(fleet_file),
             "--repository", str(repository), "--state-dir", str(state_dir),
             "--http-port", "0", "--control-port", "0",
+            env={**os.environ, **(environment or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C reaches us; we stop it in good order
         )  # fmt: skip
         try:
-            yield await _until_up(process, state_dir / ADDRESSES_NAME, started_at)
+            found = await _until_up(process, state_dir / ADDRESSES_NAME, started_at)
+            yield StartedFleet(found.control, found.gateway, process.pid)
         except _Ended:
             output.seek(0)
             lines = output.read().decode(errors="replace").splitlines()

@@ -1,0 +1,1 @@
+"""The fleet beside others that serve many models from little memory, on one job in one run."""
