@@ -10,12 +10,13 @@
 #include <string>
 
 #include "agreement.h"
+#include "background.h"
 #include "config.h"
 #include "events.h"
 #include "execution.h"
 #include "failure.h"
 #include "model.h"
-#include "packer.h"
+#include "regions.h"
 #include "releaser.h"
 #include "session.h"
 #include "work.h"
@@ -70,9 +71,10 @@ struct BackendState {
   const BackendConfig config;
   const Events events;
   const Environment environment;
+  Regions regions{background};
   Turnstile loads;
-  Packer packer;  // ends before what it packs for
   Releaser releaser;
+  Background background;  // last: it ends before what its jobs use
 };
 
 struct ModelState {
@@ -196,8 +198,10 @@ std::unique_ptr<ModelState> open_model(TRITONBACKEND_Model* triton_model) {
   auto state = std::make_unique<ModelState>(
       ModelState{backend, parse_model_config(config_json(triton_model), backend.config), nullptr});
   const Turnstile::Pass pass(backend.loads);
+  const Surroundings surroundings{
+      backend.config, backend.environment, backend.events, backend.background, backend.regions};
   state->model = std::make_shared<Model>(
-      backend.environment, backend.events, identity, state->config, backend.config,
+      surroundings, identity, state->config,
       version_directory(triton_model, identity.version));
   complete_config(triton_model, *state);
   state->model->check(state->config);
@@ -255,7 +259,11 @@ void follow_up(ModelState& state, const std::vector<Run>& runs) noexcept {
     for (const Run& run : runs) {
       state.model->ran(std::chrono::nanoseconds(run.end_ns - run.start_ns));
     }
-    if (state.model->wants_packing()) state.backend.packer.submit(state.model);
+    if (!state.model->wants_packing()) return;
+    // Weakly: a model must not stay because it waits to be packed.
+    state.backend.background.post([waiting = std::weak_ptr(state.model)] {
+      if (const auto model = waiting.lock()) model->pack();
+    });
   } catch (const std::exception& error) {
     say(TRITONSERVER_LOG_WARN, error.what());
   }

@@ -9,10 +9,14 @@
 
 namespace tritonfleet {
 
+// The text with a question mark for each byte that is no UTF-8. Files of models hold any bytes, and
+// protobuf refuses a whole message, the index of all models perhaps, because of one.
+std::string valid_utf8(std::string_view text);
+
 class Failure : public std::runtime_error {
  public:
   Failure(TRITONSERVER_Error_Code code, const std::string& message)
-      : std::runtime_error(message), code_(code) {}
+      : std::runtime_error(valid_utf8(message)), code_(code) {}
 
   [[nodiscard]] TRITONSERVER_Error_Code code() const noexcept { return code_; }
 

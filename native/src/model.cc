@@ -12,12 +12,13 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::nanoseconds;
 
-// Packing copies weights at some 2.5 GB/s (measured). A model is packed once its runs have taken
+// Packing costs a second for some 1 GB of weights (measured). A model is packed once its runs have taken
 // twice as long as that: whoever rents until the rent has reached the price pays at most twice
 // what the best choice would have cost (the ski rental problem).
-constexpr std::int64_t kPackedBytesPerSecond = 2'500'000'000;
+constexpr std::int64_t kPackedBytesPerSecond = 1'000'000'000;
 constexpr std::int64_t kPackAfter = 2;
 constexpr nanoseconds kMeasureEvery = std::chrono::milliseconds(100);
+constexpr std::chrono::milliseconds kTrimAfter{1000};
 
 std::int64_t now_ns() {
   return nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -41,14 +42,12 @@ std::string joined(const std::vector<std::string>& problems) {
 }  // namespace
 
 Model::Model(
-    const Environment& environment, const Events& events, Identity identity,
-    const ModelConfig& config, const BackendConfig& backend, const std::string& directory)
-    : environment_(environment),
-      events_(events),
+    const Surroundings& surroundings, Identity identity, const ModelConfig& config,
+    const std::string& directory)
+    : surroundings_(surroundings),
       identity_(std::move(identity)),
       config_(config.session),
-      path_(model_path(directory, config.file_name)),
-      map_weights_(backend.map_weights) {
+      path_(model_path(directory, config.file_name)) {
   try {
     const MappedFile file(path_);
     stamp_ = file.stamp();
@@ -60,31 +59,38 @@ Model::Model(
 }
 
 std::shared_ptr<const Session> Model::open_unpacked(const MappedFile& file) {
-  Outline outlined = outline(file.bytes(), fs::path(path_).filename().string());
+  const bool mapped = surroundings_.config.map_weights;
+  Outline outlined = outline(file.bytes(), fs::path(path_).filename().string(), mapped);
   for (const Weight& weight : outlined.weights) weight_bytes_ += weight.size;
   // Without large weights there is nothing that packing could make faster.
   packing_open_ = config_.packing == Packing::kLazy && weight_bytes_ > 0;
   Opening opening{outlined.proto, directory(), nullptr, 0, /*packed=*/false, nullptr};
-  if (map_weights_) {
+  if (mapped) {
     opening.mapped_bytes = weight_bytes_;
   } else {
-    opening.weights =
-        std::make_unique<const Weights>(environment_.ort(), file, std::move(outlined.weights));
+    opening.weights = std::make_unique<const Weights>(
+        surroundings_.environment.ort(), surroundings_.regions, file,
+        std::move(outlined.weights));
   }
-  return std::make_shared<const Session>(environment_, config_, std::move(opening));
+  return std::make_shared<const Session>(surroundings_.environment, config_, std::move(opening));
 }
 
 std::shared_ptr<const Session> Model::open_packed(const MappedFile& file) {
   Opening opening{file.bytes(), directory(), nullptr, 0, /*packed=*/true, &packing_};
-  return std::make_shared<const Session>(environment_, config_, std::move(opening));
+  return std::make_shared<const Session>(surroundings_.environment, config_, std::move(opening));
 }
 
 std::string Model::directory() const { return fs::path(path_).parent_path().string(); }
 
 Model::~Model() {
   session_.reset();
-  malloc_trim(0);  // glibc keeps freed pages for itself unless it is told not to
-  if (announced_) events_.send("unloaded", identity_.name, identity_.version, 0);
+  try {
+    // glibc keeps freed pages for itself unless it is told not to; the next load may want them.
+    surroundings_.background.post([] { malloc_trim(0); }, kTrimAfter);
+  } catch (const std::exception&) {
+    malloc_trim(0);
+  }
+  if (announced_) surroundings_.events.send("unloaded", identity_.name, identity_.version, 0);
 }
 
 std::shared_ptr<const Session> Model::session() const {
@@ -101,7 +107,7 @@ void Model::check(const ModelConfig& config) const {
 void Model::announce() {
   told_bytes_ = held_bytes();
   announced_ = true;
-  events_.send("loaded", identity_.name, identity_.version, told_bytes_);
+  surroundings_.events.send("loaded", identity_.name, identity_.version, told_bytes_);
 }
 
 void Model::ran(nanoseconds duration) {
@@ -116,7 +122,7 @@ void Model::tell_growth() {
   const std::uint64_t bytes = held_bytes();
   if (bytes <= told_bytes_) return;
   told_bytes_ = bytes;
-  events_.send("memory", identity_.name, identity_.version, bytes);
+  surroundings_.events.send("memory", identity_.name, identity_.version, bytes);
 }
 
 bool Model::wants_packing() {
@@ -129,7 +135,7 @@ bool Model::wants_packing() {
 void Model::give_up_packing() noexcept {
   packing_open_ = false;
   given_up_ = true;
-  packing_.cancel(environment_.ort());
+  packing_.cancel(surroundings_.environment.ort());
 }
 
 void Model::pack() {

@@ -10,9 +10,11 @@
 #include <mutex>
 #include <string>
 
+#include "background.h"
 #include "config.h"
 #include "events.h"
 #include "onnx_file.h"
+#include "regions.h"
 #include "session.h"
 
 namespace tritonfleet {
@@ -23,12 +25,21 @@ struct Identity {
   std::uint64_t version = 0;
 };
 
+// What all models of a server share.
+struct Surroundings {
+  const BackendConfig& config;
+  const Environment& environment;
+  const Events& events;
+  Background& background;
+  Regions& regions;
+};
+
 class Model {
  public:
   // Opens the file in `directory`, or throws a Failure that says why that cannot be done.
   Model(
-      const Environment& environment, const Events& events, Identity identity,
-      const ModelConfig& config, const BackendConfig& backend, const std::string& directory);
+      const Surroundings& surroundings, Identity identity, const ModelConfig& config,
+      const std::string& directory);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -64,12 +75,10 @@ class Model {
   [[nodiscard]] std::shared_ptr<const Session> open_unpacked(const MappedFile& file);
   [[nodiscard]] std::shared_ptr<const Session> open_packed(const MappedFile& file);
 
-  const Environment& environment_;
-  const Events& events_;
+  const Surroundings surroundings_;
   const Identity identity_;
   const SessionConfig config_;
   const std::string path_;
-  const bool map_weights_;
   MappedFile::Stamp stamp_;
   std::uint64_t weight_bytes_ = 0;
   std::atomic<bool> packing_open_{false};  // whether the model may still be packed

@@ -202,7 +202,7 @@ std::unordered_set<std::string> input_names(std::string_view graph) {
 
 std::string outline_graph(
     std::string_view graph, std::string_view file, const std::string& file_name,
-    std::vector<Weight>& weights) {
+    bool aligned_only, std::vector<Weight>& weights) {
   const auto inputs = input_names(graph);
   std::unordered_set<std::string> seen;
   std::string light;
@@ -210,7 +210,9 @@ std::string outline_graph(
   while (const auto field = fields.next()) {
     std::optional<Weight> weight;
     if (field->number == kGraphInitializer) weight = read_weight(field->content, file);
-    if (!weight || inputs.count(weight->name) != 0) {
+    const bool stays = !weight || inputs.count(weight->name) != 0 ||
+                       (aligned_only && weight->offset % weight->type->byte_size != 0);
+    if (stays) {
       light.append(field->encoding);
       continue;
     }
@@ -227,7 +229,7 @@ Failure unreadable(const std::string& path) {
 
 }  // namespace
 
-Outline outline(std::string_view file, const std::string& file_name) {
+Outline outline(std::string_view file, const std::string& file_name, bool aligned_only) {
   Outline result;
   try {
     bool graph_seen = false;
@@ -240,8 +242,9 @@ Outline outline(std::string_view file, const std::string& file_name) {
       // Protobuf would merge two graphs; nobody writes them.
       if (graph_seen || field->wire_type != kLengthDelimited) throw Malformed();
       graph_seen = true;
-      put_bytes_field(
-          result.proto, kModelGraph, outline_graph(field->content, file, file_name, result.weights));
+      const std::string graph =
+          outline_graph(field->content, file, file_name, aligned_only, result.weights);
+      put_bytes_field(result.proto, kModelGraph, graph);
     }
     return result;
   } catch (const Malformed&) {

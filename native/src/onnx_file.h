@@ -62,6 +62,9 @@ struct Outline {
 
 // Leaves everything but large constants as it is. A file that is no well-formed model comes back
 // whole and without weights: what is wrong with it is for ONNX Runtime to say.
-Outline outline(std::string_view file, const std::string& file_name);
+//
+// `aligned_only` leaves constants in the graph whose bytes are not aligned as their elements want
+// to be: vectorised loops may fault on such if they are used where they lie.
+Outline outline(std::string_view file, const std::string& file_name, bool aligned_only = false);
 
 }  // namespace tritonfleet

@@ -1,9 +1,5 @@
 #include "weights.h"
 
-#include <sys/mman.h>
-
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 namespace tritonfleet {
@@ -17,38 +13,22 @@ std::size_t placed_size(const Weight& weight) {
 
 }  // namespace
 
-Weights::Weights(const Ort& ort, const MappedFile& file, std::vector<Weight> weights)
+Weights::Weights(
+    const Ort& ort, Regions& regions, const MappedFile& file, std::vector<Weight> weights)
     : ort_(ort), weights_(std::move(weights)) {
   std::size_t size = 0;
   for (const Weight& weight : weights_) size += placed_size(weight);
   if (size == 0) return;
-  reserve_region(size);
+  region_ = regions.take(size);
   OrtMemoryInfo* memory_info = nullptr;
   ort(slot::CreateCpuMemoryInfo, OrtAllocatorType::kDevice, OrtMemoryType::kDefault, &memory_info);
   const Owned owned(ort, slot::ReleaseMemoryInfo, memory_info);
-  char* next = region_;
+  char* next = region_.data();
   for (const Weight& weight : weights_) {
     file.read(next, weight.offset, weight.size);
     tensors_.push_back(tensor(weight, memory_info, next));
     next += placed_size(weight);
   }
-}
-
-Weights::~Weights() {
-  if (region_ != nullptr) munmap(region_, region_size_);
-}
-
-void Weights::reserve_region(std::size_t size) {
-  void* region = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (region == MAP_FAILED) {
-    throw Failure(
-        TRITONSERVER_ERROR_UNAVAILABLE, "there is no memory for " + std::to_string(size) +
-                                            " bytes of weights: " + std::strerror(errno));
-  }
-  region_ = static_cast<char*>(region);
-  region_size_ = size;
-  // Where the system allows it: one page fault for 2 MiB instead of 512.
-  madvise(region_, size, MADV_HUGEPAGE);
 }
 
 Owned<OrtValue> Weights::tensor(

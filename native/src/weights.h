@@ -1,12 +1,12 @@
 // The weights of one opened model, in memory that is its own.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "onnx_file.h"
 #include "ort.h"
+#include "regions.h"
 
 namespace tritonfleet {
 
@@ -14,26 +14,23 @@ namespace tritonfleet {
 // memory of ours once; what happens to the file afterwards does not matter.
 class Weights {
  public:
-  Weights(const Ort& ort, const MappedFile& file, std::vector<Weight> weights);
-  ~Weights();
+  Weights(const Ort& ort, Regions& regions, const MappedFile& file, std::vector<Weight> weights);
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
   // Makes a session that is created with these options use the weights. It must not outlive them.
   void hand_over(OrtSessionOptions* options) const;
 
-  [[nodiscard]] std::uint64_t byte_size() const noexcept { return region_size_; }
+  [[nodiscard]] std::uint64_t byte_size() const noexcept { return region_.size(); }
 
  private:
-  void reserve_region(std::size_t size);
   [[nodiscard]] Owned<OrtValue> tensor(
       const Weight& weight, const OrtMemoryInfo* memory_info, char* data) const;
 
   const Ort& ort_;
   const std::vector<Weight> weights_;
+  Region region_;
   std::vector<Owned<OrtValue>> tensors_;
-  char* region_ = nullptr;
-  std::size_t region_size_ = 0;
 };
 
 }  // namespace tritonfleet

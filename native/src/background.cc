@@ -1,8 +1,10 @@
-#include "packer.h"
+#include "background.h"
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <utility>
 
 namespace tritonfleet {
 namespace {
@@ -17,7 +19,7 @@ void lower_priority() {
 
 }  // namespace
 
-Packer::~Packer() {
+Background::~Background() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -26,25 +28,31 @@ Packer::~Packer() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Packer::submit(const std::shared_ptr<Model>& model) {
+void Background::post(Job job, std::chrono::milliseconds delay) {
   {
     const std::lock_guard lock(mutex_);
-    queue_.push_back(model);
-    if (!thread_.joinable()) thread_ = std::thread(&Packer::work, this);
+    jobs_.emplace(Clock::now() + delay, std::move(job));
+    if (!thread_.joinable()) thread_ = std::thread(&Background::work, this);
   }
   changed_.notify_one();
 }
 
-void Packer::work() {
+void Background::work() {
   lower_priority();
   std::unique_lock lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-    if (stopping_) return;
-    const std::weak_ptr<Model> next = std::move(queue_.front());
-    queue_.pop_front();
+  while (!stopping_) {
+    if (jobs_.empty()) {
+      changed_.wait(lock);
+      continue;
+    }
+    const auto due = jobs_.begin()->first;
+    if (Clock::now() < due) {
+      changed_.wait_until(lock, due);
+      continue;
+    }
+    const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
     lock.unlock();
-    if (const auto model = next.lock()) model->pack();
+    job();
     lock.lock();
   }
 }
