@@ -343,7 +343,6 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, std::uint32_t count) {
   ModelState* state = nullptr;
   TRITONSERVER_Error* error = guarded([&] {
-    Releaser::begin_execution();
     void* found = nullptr;
     check(TRITONBACKEND_ModelInstanceState(instance, &found));
     state = static_cast<ModelState*>(found);

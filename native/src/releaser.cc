@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -15,10 +15,13 @@
 namespace tritonfleet {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// Long against what the thread still has to do, short against what anybody would notice.
-constexpr std::chrono::milliseconds kMoment{1};
+// Between two looks at threads that may have nothing more to do. An unload that follows a request
+// waits for this long at most; no request does.
+constexpr std::chrono::milliseconds kSweepEvery{5};
+// Long against what others still have to do with a model whose request has been answered: the
+// instance's thread, and the one that has brought the request, which may have lost its core while
+// it was about to leave the model's queue. Both would write to memory that has been freed.
+constexpr std::chrono::milliseconds kMoment{20};
 
 // Whether a thread of this process waits for something; one that only lost its core does not.
 bool sleeps(pid_t thread) {
@@ -40,7 +43,7 @@ void release(TRITONBACKEND_Request* request) {
 
 }  // namespace
 
-Releaser::Releaser() : thread_(&Releaser::work, this) {}
+Releaser::Releaser() : sweeper_(&Releaser::sweep, this) {}
 
 Releaser::~Releaser() {
   {
@@ -48,69 +51,83 @@ Releaser::~Releaser() {
     stopping_ = true;
   }
   changed_.notify_one();
-  thread_.join();
+  sweeper_.join();
 }
-
-const std::shared_ptr<Releaser::Worker>& Releaser::this_worker() {
-  thread_local const auto worker =
-      std::make_shared<Worker>(static_cast<pid_t>(syscall(SYS_gettid)));
-  return worker;
-}
-
-void Releaser::begin_execution() { ++this_worker()->executions; }
 
 void Releaser::release_later(TRITONBACKEND_Request** requests, std::uint32_t count) noexcept {
   try {
-    enqueue(requests, count);
+    // The execution before this one is over for good, and this one keeps the model.
+    std::ranges::for_each(exchange(requests, count), release);
+    wake_sweeper();
   } catch (const std::exception&) {  // no memory: better at once than never
     std::for_each(requests, requests + count, release);
   }
 }
 
-void Releaser::enqueue(TRITONBACKEND_Request** requests, std::uint32_t count) {
-  const auto& worker = this_worker();
-  Answered answered{
-      worker, worker->executions, Clock::now() + kMoment, {requests, requests + count}};
-  bool first = false;
+Releaser::Requests Releaser::exchange(TRITONBACKEND_Request** requests, std::uint32_t count) {
+  Requests answered_now(requests, requests + count);
+  const auto answered = this_thread();
+  const std::lock_guard lock(answered->mutex);
+  answered->at = Clock::now();
+  return std::exchange(answered->requests, std::move(answered_now));
+}
+
+std::shared_ptr<Releaser::Answered> Releaser::this_thread() {
+  // A thread belongs to one instance, and so to one server and one releaser.
+  thread_local std::shared_ptr<Answered> answered;
+  if (answered == nullptr) {
+    answered = std::make_shared<Answered>();
+    answered->thread = static_cast<pid_t>(syscall(SYS_gettid));
+    const std::lock_guard lock(mutex_);
+    threads_.push_back(answered);
+  }
+  return answered;
+}
+
+void Releaser::wake_sweeper() {
   {
     const std::lock_guard lock(mutex_);
-    first = waiting_.empty();
-    waiting_.push_back(std::move(answered));
+    if (std::exchange(pending_, true)) return;
   }
-  if (first) changed_.notify_one();
+  changed_.notify_one();
 }
 
-bool Releaser::is_over(const Answered& answered) {
-  if (answered.worker->executions > answered.execution) return true;
-  return Clock::now() >= answered.due && sleeps(answered.worker->thread);
-}
-
-std::vector<Releaser::Answered> Releaser::take_over(std::unique_lock<std::mutex>& lock) {
-  std::vector<Answered> candidates = std::exchange(waiting_, {});
-  lock.unlock();
-  const auto first_over = std::partition(
-      candidates.begin(), candidates.end(), [](const Answered& each) { return !is_over(each); });
-  std::vector<Answered> over(
-      std::make_move_iterator(first_over), std::make_move_iterator(candidates.end()));
-  candidates.erase(first_over, candidates.end());
-  lock.lock();
-  waiting_.insert(
-      waiting_.end(), std::make_move_iterator(candidates.begin()),
-      std::make_move_iterator(candidates.end()));
-  return over;
-}
-
-void Releaser::work() {
+void Releaser::sweep() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
-    changed_.wait_for(lock, kMoment, [this] { return stopping_; });
-    const auto over = take_over(lock);
+    changed_.wait(lock, [this] { return stopping_ || pending_; });
+    changed_.wait_for(lock, kSweepEvery, [this] { return stopping_; });
+    pending_ = false;
     lock.unlock();
-    for (const Answered& answered : over) std::ranges::for_each(answered.requests, release);
+    const bool some_left = sweep_once();
     lock.lock();
+    pending_ |= some_left;
   }
-  for (const Answered& answered : waiting_) std::ranges::for_each(answered.requests, release);
+}
+
+bool Releaser::sweep_once() {
+  std::vector<std::shared_ptr<Answered>> threads;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(threads_, [](const auto& each) { return each.expired(); });
+    for (const auto& each : threads_) threads.push_back(each.lock());
+  }
+  bool some_left = false;
+  for (const auto& answered : threads) {
+    if (answered == nullptr) continue;
+    std::ranges::for_each(take_over(*answered), release);
+    const std::lock_guard lock(answered->mutex);
+    some_left |= !answered->requests.empty();
+  }
+  return some_left;
+}
+
+// The requests of a thread that has come to rest.
+Releaser::Requests Releaser::take_over(Answered& answered) {
+  const std::lock_guard lock(answered.mutex);
+  const bool rests = !answered.requests.empty() && Clock::now() - answered.at >= kMoment &&
+                     sleeps(answered.thread);
+  return rests ? std::exchange(answered.requests, {}) : Requests();
 }
 
 }  // namespace tritonfleet

@@ -2,14 +2,14 @@
 //
 // A request keeps its model in memory. Triton's thread for an instance has a moment after each
 // execution in which the instance must not be destroyed: it has taken the instance off a list
-// that the destructor reads, and not put it back yet; the server would crash. So the last request
-// of a model is never given back by that thread itself, and not before the thread sleeps or has
-// begun another execution. The answers have been sent by then: nobody waits for this.
+// that the destructor reads, and not put it back yet; the server would crash. The thread that has
+// brought a request has such a moment, too. So an instance keeps the requests of an execution until
+// the next one, which keeps the model in its turn, or until they are 20 ms old and its thread
+// sleeps. The answers have been sent by then: nobody waits for this.
 #pragma once
 
 #include <sys/types.h>
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -29,37 +29,34 @@ class Releaser {
   Releaser(const Releaser&) = delete;
   Releaser& operator=(const Releaser&) = delete;
 
-  // Called by a thread of Triton's when an execution begins: what it did before is over.
-  static void begin_execution();
-
-  // Called by the same thread when the execution ends; takes the requests over.
+  // Called by a thread of Triton's at the end of an execution; takes the requests over.
   void release_later(TRITONBACKEND_Request** requests, std::uint32_t count) noexcept;
 
  private:
-  // What a thread of Triton's has done so far.
-  struct Worker {
-    const pid_t thread;
-    std::atomic<std::uint64_t> executions{0};
-  };
+  using Clock = std::chrono::steady_clock;
+  using Requests = std::vector<TRITONBACKEND_Request*>;
 
+  // What one thread of Triton's has answered last.
   struct Answered {
-    std::shared_ptr<const Worker> worker;
-    std::uint64_t execution = 0;
-    std::chrono::steady_clock::time_point due;
-    std::vector<TRITONBACKEND_Request*> requests;
+    pid_t thread = 0;
+    std::mutex mutex;
+    Requests requests;
+    Clock::time_point at;
   };
 
-  static const std::shared_ptr<Worker>& this_worker();
-  void enqueue(TRITONBACKEND_Request** requests, std::uint32_t count);
-  static bool is_over(const Answered& answered);
-  void work();
-  std::vector<Answered> take_over(std::unique_lock<std::mutex>& lock);
+  std::shared_ptr<Answered> this_thread();
+  Requests exchange(TRITONBACKEND_Request** requests, std::uint32_t count);
+  void wake_sweeper();
+  void sweep();
+  bool sweep_once();
+  static Requests take_over(Answered& answered);
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Answered> waiting_;
+  std::vector<std::weak_ptr<Answered>> threads_;
+  bool pending_ = false;
   bool stopping_ = false;
-  std::thread thread_;
+  std::thread sweeper_;
 };
 
 }  // namespace tritonfleet
