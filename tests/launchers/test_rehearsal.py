@@ -8,6 +8,7 @@ import pytest
 from tritonfleet.launchers.rehearsal import IDENTITY, MODEL, rehearse
 from tritonfleet.server.client import TritonClient
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.events import ModelEvents
 
 
 def test_the_model_is_what_it_is_said_to_be():
@@ -16,8 +17,10 @@ def test_the_model_is_what_it_is_said_to_be():
     assert [node.op_type for node in model.graph.node] == ["Identity"]
 
 
-async def test_a_server_that_does_not_answer_is_no_harm(caplog):
-    await rehearse("gpu0", Endpoint(http="127.0.0.1:9", grpc="127.0.0.1:9"))
+async def test_a_server_that_does_not_answer_is_no_harm(caplog, tmp_path):
+    events = await ModelEvents.listen(tmp_path / "events")
+    await rehearse("gpu0", Endpoint(http="127.0.0.1:9", grpc="127.0.0.1:9"), events)
+    events.close()
     assert "could not rehearse" in caplog.text
 
 

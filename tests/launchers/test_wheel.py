@@ -187,7 +187,7 @@ def test_memory_of_native_models_goes_back_to_the_system_unless_the_user_says_ot
     inherited = {"MALLOC_ARENA_MAX": "8"}
     environment = server_environment(wheel, installation, inherited, native=native)
     assert environment["MALLOC_ARENA_MAX"] == "8"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == "1048576"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(256 * 2**20)
 
 
 def test_the_allocator_is_left_alone_where_models_have_processes_of_their_own(wheel, tmp_path):

@@ -142,8 +142,8 @@ class EmbeddedLauncher:
         server = EmbeddedServer(name, endpoint, log, process, plan.backend, events)
         try:
             await asyncio.wait_for(_until_ready(server, invocation.instance), self._start_timeout_s)
-            if plan.backend.native:
-                await rehearse(name, endpoint)
+            if events is not None:
+                await rehearse(name, endpoint, events)
         except asyncio.TimeoutError:
             await process.stop(0)
             raise ServerTimeout(server.name, "start", self._start_timeout_s) from None

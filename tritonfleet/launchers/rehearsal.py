@@ -6,6 +6,7 @@ cost that model some 110 ms (measured), which nobody waits for while the server 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -16,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from tritonfleet.errors import FleetError
 from tritonfleet.server.client import TritonClient
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.events import ModelEvents
 
 log = logging.getLogger(__name__)
 MODEL = "tritonfleet_rehearsal"
@@ -33,10 +35,10 @@ _CONFIG = {
     "output": [{"name": "y", **_TENSOR}],
     "instance_group": [{"count": 1}],
 }
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 10.0
 
 
-async def rehearse(name: str, endpoint: Endpoint) -> None:
+async def rehearse(name: str, endpoint: Endpoint, events: ModelEvents) -> None:
     """Loads, asks and unloads a model that leaves no trace in the index; a failure is no harm."""
     client = TritonClient(name, endpoint)
     try:
@@ -44,9 +46,11 @@ async def rehearse(name: str, endpoint: Endpoint) -> None:
         await client.load(MODEL, _TIMEOUT_S, config=json.dumps(_CONFIG), files=files)
         # An unload that follows a load at once can crash the server; after an answer it does not.
         await client.infer(_request(), _TIMEOUT_S)
+        gone = events.departure(MODEL)
         await client.unload(MODEL)
-    except FleetError as error:
-        log.warning("server=%s could not rehearse a load: %s", name, error)
+        await asyncio.wait_for(gone, _TIMEOUT_S)
+    except (FleetError, asyncio.TimeoutError) as error:
+        log.warning("server=%s could not rehearse a load: %r", name, error)
     finally:
         with contextlib.suppress(FleetError):
             await client.close()

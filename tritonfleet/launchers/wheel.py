@@ -26,11 +26,14 @@ _OLDEST_GLIBC = (2, 35)
 _STUB = "triton_python_backend_stub"
 _OUR_BACKENDS = Path(__file__).parent / "backends"
 _ALLOCATOR = {
-    # ONNX models share one process and many threads: without these, the C library would keep what
-    # a model has given back, in a pool for each thread.
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(256 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024),
+    # ONNX models share one process and many threads: without a bound, the C library would keep a
+    # pool for each of them.
+    "MALLOC_ARENA_MAX": "4",
+    # What is larger comes from the system afresh each time and goes back at once. A session's own
+    # small arena does not: the next model takes its pages, and a second after an unload the
+    # backend returns what nobody took.
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
 
 
