@@ -280,8 +280,10 @@ void answer(
   }
   const auto session = state.model->session();
   const auto runs = execute(*session, state.config, works);
-  for (Work& work : works) respond(work);
+  for (Work& work : works) prepare_response(work);
+  // Before anything is sent: whoever has an answer finds it counted.
   report({instance, exec_start_ns, now_ns()}, runs, works);
+  for (Work& work : works) send_response(work);
   follow_up(state, runs);
 }
 

@@ -114,12 +114,10 @@ TRITONBACKEND_Response* filled_response(Work& work) {
   }
 }
 
-void send_failure(const Work& work) {
+TRITONBACKEND_Response* empty_response(const Work& work) {
   TRITONBACKEND_Response* response = nullptr;
   check(TRITONBACKEND_ResponseNew(&response, work.request));
-  TRITONSERVER_Error* error = work.failure->to_triton();
-  forget(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error));
-  forget(error);
+  return response;
 }
 
 }  // namespace
@@ -172,21 +170,24 @@ std::vector<std::string_view> buffers_of(const RequestInput& input) {
   return pieces;
 }
 
-void respond(Work& work) {
+void prepare_response(Work& work) {
   try {
-    if (!work.failure) {
-      TRITONBACKEND_Response* response = filled_response(work);
-      forget(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, nullptr));
-      return;
-    }
+    if (!work.failure) work.response = filled_response(work);
   } catch (const Failure& failure) {
     work.failure = failure;
   }
   try {
-    send_failure(work);
+    if (work.failure) work.response = empty_response(work);
   } catch (const Failure& failure) {
     forget(TRITONSERVER_LogMessage(TRITONSERVER_LOG_ERROR, __FILE__, __LINE__, failure.what()));
   }
+}
+
+void send_response(Work& work) {
+  if (work.response == nullptr) return;
+  TRITONSERVER_Error* error = work.failure ? work.failure->to_triton() : nullptr;
+  forget(TRITONBACKEND_ResponseSend(work.response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error));
+  forget(error);
 }
 
 }  // namespace tritonfleet

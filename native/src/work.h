@@ -40,6 +40,7 @@ struct Work {
   std::vector<RequestOutput> outputs;
   std::vector<RequestOutput> states;
   std::optional<Failure> failure;
+  TRITONBACKEND_Response* response = nullptr;  // once it has been prepared
 };
 
 // Reads a request; what is wrong with it stands in `failure`, a cancellation, too.
@@ -52,7 +53,10 @@ std::vector<std::string_view> buffers_of(const RequestInput& input);
 // The elements that a shape has; throws a Failure when they cannot be counted.
 std::size_t element_count(const std::vector<std::int64_t>& shape);
 
-// Sends the outputs, or the failure.
-void respond(Work& work);
+// Makes a response of the outputs, or of the failure; its numbers are copied here.
+void prepare_response(Work& work);
+
+// Sends it.
+void send_response(Work& work);
 
 }  // namespace tritonfleet
