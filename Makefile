@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 export TRITONFLEET_FLEET := $(FLEET)
 
-.PHONY: help setup native build-repo serve bench test test-fast check format lock schema clean
+.PHONY: help setup native build-repo serve bench test test-fast storm fuzz cycles check format lock schema clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,7 +33,17 @@ test: setup  ## run every test that this machine can run
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup  ## run the tests that need no server and no export
-	@$(BIN)/python -m pytest -m "not triton and not build and not perf" $(ARGS)
+	@$(BIN)/python -m pytest -m "not triton and not build and not perf and not sanitize" $(ARGS)
+
+storm: setup  ## let the native backend load, unload and answer from many threads for ten minutes
+	@TRITONFLEET_STORM_S=600 $(BIN)/python -m pytest tests/native -k "many_threads or never_meet" $(ARGS)
+
+fuzz: setup  ## feed the native backend with odd requests, models and bytes, each time others
+	@TRITONFLEET_FUZZ_ITERATIONS=5000 TRITONFLEET_FUZZ_SEED=$$(date +%s) \
+	  $(BIN)/python -m pytest tests/native -k "odd or damaged or astray" $(ARGS)
+
+cycles: setup  ## watch the native backend's memory over 2,000 loads and unloads
+	@TRITONFLEET_CYCLES=2000 $(BIN)/python -m pytest tests/native -k "grow" $(ARGS)
 
 check: setup  ## formatting, lint, types, import layers
 	@$(BIN)/ruff format --check .

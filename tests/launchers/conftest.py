@@ -48,7 +48,7 @@ class Client(aio.InferenceServerClient):
         index = await self.get_model_repository_index(headers=self._admin)
         return next(entry.state for entry in index.models if entry.name == model)
 
-    async def ask(self, model, inputs, outputs=None):
+    async def ask(self, model, inputs, outputs=None, **options):
         """The outputs by name; ``inputs`` are ``name: (Triton type, array)``."""
         request = []
         for name, (dtype, array) in inputs.items():
@@ -56,7 +56,7 @@ class Client(aio.InferenceServerClient):
             tensor.set_data_from_numpy(array)
             request.append(tensor)
         wanted = [aio.InferRequestedOutput(name) for name in outputs] if outputs else None
-        result = await self.infer(model, request, outputs=wanted)
+        result = await self.infer(model, request, outputs=wanted, **options)
         return {each.name: result.as_numpy(each.name) for each in result.get_response().outputs}
 
 

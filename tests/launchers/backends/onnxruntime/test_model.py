@@ -1,50 +1,43 @@
-"""The backend inside a real tritonserver: what clients of the official one may rely on."""
+"""The backends inside a real tritonserver: what clients of the official one may rely on."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 
+import aiohttp
 import numpy
 import pytest
 from onnx import TensorProto
 from tritonclient.utils import InferenceServerException
 
+from tests.launchers.backends.onnxruntime.asking import (
+    BATCHING,
+    NATIVE,
+    PYTHON,
+    counts,
+    floats,
+    statistics,
+    still_doubles,
+)
 from tests.launchers.onnx_models import (
+    biased,
     doubler,
-    heavy,
+    folded,
     identity,
+    io,
     lookup,
+    parameters,
     publish,
     publish_doubler,
+    publish_with_external_data,
+    slow,
     tensors,
+    twice_weighted,
     two_outputs,
-)
-from tests.launchers.processes import eventually
-from tritonfleet.server.memory import (
-    model_memory_bytes,
-    model_processes,
-    release_model_memory,
 )
 
 pytestmark = pytest.mark.triton
-
-# Long enough that concurrent requests meet in one batch on any machine.
-BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
-
-
-@pytest.fixture
-async def client(embedded, connect):
-    return connect(await embedded())
-
-
-def io(dtype="FP32", dims=(-1,)) -> str:
-    return tensors("input", x=(dtype, list(dims))) + tensors("output", y=(dtype, list(dims)))
-
-
-async def counts(client, model) -> tuple[int, int]:
-    statistics = await client.get_inference_statistics(model)
-    (stats,) = statistics.model_stats
-    return stats.inference_count, stats.execution_count
 
 
 async def test_concurrent_requests_are_computed_together_and_answered_apart(client, repository):
@@ -141,6 +134,7 @@ async def test_text_goes_in_and_out(echo):
     assert await echo(*texts) == [texts]
 
 
+@PYTHON
 async def test_bytes_that_are_no_text_fail_alone_and_clearly(echo):
     answers = await asyncio.gather(
         echo(b"one"), echo(b"\xff\xfe"), echo(b"two"), return_exceptions=True
@@ -149,6 +143,12 @@ async def test_bytes_that_are_no_text_fail_alone_and_clearly(echo):
     assert answers[2] == [[b"two"]]
     assert answers[1].status() == "StatusCode.INVALID_ARGUMENT"
     assert "must be UTF-8 text" in answers[1].message()
+
+
+@NATIVE
+async def test_bytes_need_not_be_text(echo):
+    answers = await asyncio.gather(echo(b"one"), echo(b"\xff\xfe", b"\0"), echo(b"two"))
+    assert answers == [[[b"one"]], [[b"\xff\xfe", b"\0"]], [[b"two"]]]
 
 
 async def test_only_the_outputs_asked_for_come_back(client, repository):
@@ -176,100 +176,6 @@ async def test_another_file_name_is_honoured(client, repository):
     assert answer["y"].tolist() == [[2]]
 
 
-async def refusal(client, model) -> str:
-    with pytest.raises(InferenceServerException) as caught:
-        await client.load(model)
-    return caught.value.message()
-
-
-async def test_a_damaged_file_is_told_and_harms_no_other_model(client, repository):
-    publish_doubler(repository, "good")
-    publish(repository, "bad", doubler()[:20], f"max_batch_size: 8 {io()}")
-    await client.load("good")
-    told = await refusal(client, "bad")
-    assert f"ONNX Runtime cannot open {repository}/bad/1/model.onnx" in told
-    answer = await client.ask("good", {"x": ("FP32", numpy.ones((1, 1), numpy.float32))})
-    assert answer["y"].tolist() == [[2]]
-
-
-async def test_a_missing_file_is_told(client, repository):
-    publish(repository, "empty", doubler(), f"max_batch_size: 8 {io()}", file="other.onnx")
-    assert "empty/1/model.onnx is missing" in await refusal(client, "empty")
-
-
-async def test_a_contradiction_is_told(client, repository):
-    publish(repository, "liar", doubler(), f"max_batch_size: 8 {io('INT64')}")
-    assert "input 'x' is TYPE_FP32, not TYPE_INT64" in await refusal(client, "liar")
-
-
-async def test_more_contradictions_than_a_status_can_hold_are_cut_short(client, repository):
-    invented = {f"an_input_that_is_not_there_{i}": ("FP32", [-1]) for i in range(500)}
-    publish(
-        repository, "liar", doubler(), f"max_batch_size: 8 {io()}{tensors('input', **invented)}"
-    )
-    told = await refusal(client, "liar")
-    assert "it has no input 'an_input_that_is_not_there_0' (it has x)" in told
-    assert " ..." in told
-
-
-async def test_a_parameter_that_makes_no_sense_is_told(client, repository):
-    parameter = 'parameters { key: "execution_mode" value { string_value: "7" } }'
-    publish(repository, "odd", doubler(), f"max_batch_size: 8 {io()} {parameter}")
-    assert "'execution_mode' is '7' in config.pbtxt" in await refusal(client, "odd")
-
-
-async def test_a_released_model_returns_its_memory_and_answers_when_asked_again(
-    embedded, connect, repository
-):
-    megabytes = 64
-    model = heavy(megabytes)
-    width = megabytes * 2**20 // 4 // 64
-    config = tensors("input", x=("FP32", [64])) + tensors("output", y=("FP32", [width]))
-    publish(repository, "heavy", model, f"max_batch_size: 1 {config}")
-    server = await embedded()
-    client, pid = connect(server), server.endpoint.pid
-    await client.load("heavy")
-    x = {"x": ("FP32", numpy.ones((1, 64), numpy.float32))}
-    await client.ask("heavy", x)
-    before = model_memory_bytes(pid, "heavy")
-    release_model_memory(pid, "heavy")
-    assert await eventually(
-        lambda: model_memory_bytes(pid, "heavy") < before - megabytes * 2**20 * 0.9
-    )
-    answer = await client.ask("heavy", x)
-    assert answer["y"].shape == (1, width)
-
-
-async def test_the_memory_of_an_unloaded_model_can_be_had_before_its_process_ends(
-    embedded, connect, repository
-):
-    publish_doubler(repository)
-    server = await embedded()
-    client, pid = connect(server), server.endpoint.pid
-    await client.load("double")
-    await client.ask("double", {"x": ("FP32", numpy.ones((1, 1), numpy.float32))})
-    assert len(model_processes(pid, "double")) == 1
-    await client.unload("double")
-    release_model_memory(pid, "double")
-    assert await eventually(lambda: not model_processes(pid, "double"))
-    assert model_memory_bytes(pid, "double") is None
-    await client.load("double")
-    assert len(model_processes(pid, "double")) == 1
-
-
-async def test_several_instances_are_several_processes(embedded, connect, repository):
-    publish_doubler(repository, "one")
-    publish_doubler(repository, "two")
-    path = repository / "two" / "config.pbtxt"
-    path.write_text(path.read_text().replace("count: 1", "count: 2"))
-    server = await embedded()
-    client, pid = connect(server), server.endpoint.pid
-    for model in ("one", "two"):
-        await client.load(model)
-    assert len(model_processes(pid, "two")) == 2
-    assert model_memory_bytes(pid, "two") > model_memory_bytes(pid, "one")
-
-
 @pytest.mark.parametrize(
     ("dtype", "element", "empty"),
     [
@@ -284,3 +190,156 @@ async def test_a_tensor_without_elements_is_no_special_case(
     await client.load("same")
     answer = await client.ask("same", {"x": (dtype.replace("STRING", "BYTES"), empty)})
     assert answer["y"].shape == (1, 0)
+
+
+async def test_one_batch_is_one_run_and_is_counted_so(client, repository):
+    publish(repository, "double", doubler(), f"max_batch_size: 4 {io()} {BATCHING}")
+    await client.load("double")
+    await asyncio.gather(*(client.ask("double", {"x": floats([i, i])}) for i in range(4)))
+    stats = await statistics(client, "double")
+    assert (stats.inference_count, stats.execution_count) == (4, 1)
+    assert stats.inference_stats.success.count == 4
+    (batch,) = stats.batch_stats
+    assert (batch.batch_size, batch.compute_infer.count) == (4, 1)
+    for duration in (stats.inference_stats.compute_infer, batch.compute_infer):
+        assert duration.ns > 0
+
+
+@NATIVE  # Triton's python backend counts every request as a success
+async def test_a_failed_request_is_counted_as_one(client, repository):
+    config = tensors("input", i=("INT64", [-1])) + tensors("output", y=("FP32", [-1, 2]))
+    publish(repository, "lookup", lookup(), f"max_batch_size: 8 {config}")
+    await client.load("lookup")
+    for index in (1, 9):
+        try:
+            await client.ask("lookup", {"i": ("INT64", numpy.array([[index]]))})
+        except InferenceServerException:
+            continue
+    stats = await statistics(client, "lookup")
+    assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 1)
+
+
+async def test_an_input_may_be_left_out_where_the_model_has_a_value_for_it(client, repository):
+    config = tensors("input", x=("FP32", [2])) + tensors("output", y=("FP32", [2]))
+    config += 'input { name: "bias" data_type: TYPE_FP32 dims: [2] optional: true }'
+    publish(repository, "biased", biased(), f"max_batch_size: 4 {config} {BATCHING}")
+    await client.load("biased")
+    x = floats([1, 2])
+    plain, other, again = await asyncio.gather(
+        client.ask("biased", {"x": x}),
+        client.ask("biased", {"x": x, "bias": floats([100, 200])}),
+        client.ask("biased", {"x": x}),
+    )
+    assert plain["y"].tolist() == again["y"].tolist() == [[11, 12]]
+    assert other["y"].tolist() == [[101, 202]]
+
+
+async def test_weights_may_lie_in_a_file_of_their_own(client, repository):
+    config = tensors("input", i=("INT64", [-1])) + tensors("output", y=("FP32", [-1, 2]))
+    publish_with_external_data(repository, "lookup", lookup(), f"max_batch_size: 8 {config}")
+    assert (repository / "lookup" / "1" / "weights.bin").stat().st_size >= 32
+    await client.load("lookup")
+    answer = await client.ask("lookup", {"i": ("INT64", numpy.array([[3, 1]]))})
+    assert answer["y"].tolist() == [[[6, 7], [2, 3]]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        parameters(intra_op_thread_count="2", inter_op_thread_count="2", execution_mode="1"),
+        parameters(intra_op_thread_count="0"),
+        parameters(enable_mem_arena="0", enable_mem_pattern="0"),
+        *(f"optimization {{ graph {{ level: {level} }} }}" for level in (-1, 1, 2)),
+    ],
+)
+async def test_the_way_of_running_never_changes_the_answer(client, repository, settings):
+    publish(repository, "double", doubler(), f"max_batch_size: 8 {io()} {settings}")
+    await client.load("double")
+    answer = await client.ask("double", {"x": floats([1, 2], [3, 4])})
+    assert answer["y"].tolist() == [[2, 4], [6, 8]]
+
+
+@pytest.mark.parametrize("packing", ["eager", "lazy", "never"])
+async def test_the_answer_stays_the_same_however_long_a_model_is_used(client, repository, packing):
+    # Constants that were folded into others are gone when a session is made anew.
+    megabytes, width = 4, 4 * 2**20 // 4 // 64
+    row = ("FP32", [width])
+    config = tensors("input", x=("FP32", [64])) + parameters(weight_packing=packing)
+    publish(
+        repository,
+        "folded",
+        folded(megabytes),
+        f"max_batch_size: 8 {config} {tensors('output', y=row)}",
+    )
+    publish(
+        repository,
+        "twice",
+        twice_weighted(megabytes),
+        f"max_batch_size: 8 {config} {tensors('output', y=row, z=row)}",
+    )
+    for model in ("folded", "twice"):
+        await client.load(model)
+    x = {"x": ("FP32", numpy.ones((8, 64), numpy.float32))}
+    first = await client.ask("twice", x)
+    assert first["y"].any()
+    numpy.testing.assert_array_equal(first["z"], 2 * first["y"])
+    for _ in range(60):
+        numpy.testing.assert_array_equal((await client.ask("folded", x))["y"], 192)
+        again = await client.ask("twice", x)
+        for output, values in first.items():
+            numpy.testing.assert_allclose(again[output], values, rtol=1e-5)
+
+
+@pytest.fixture
+async def ask_slow(client, repository):
+    """Gives back 5 after so many milliseconds' work or so."""
+    config = tensors("input", x=("FP32", [1]), rounds=("INT64", [1]))
+    publish(repository, "slow", slow(), config + tensors("output", y=("FP32", [1])))
+    await client.load("slow")
+
+    def ask(rounds: int):
+        inputs = {"x": ("FP32", numpy.full(1, 5, numpy.float32))}
+        inputs["rounds"] = ("INT64", numpy.array([rounds]))
+        return asyncio.create_task(client.ask("slow", inputs))
+
+    await ask(1)
+    return ask
+
+
+async def until_waiting(server, model, wanted: int) -> None:
+    """Returns once so many requests wait for one that is being computed."""
+    gauge = re.compile(rf'nv_inference_pending_request_count{{model="{model}".*}} (\d+)')
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"http://{server.endpoint.metrics}/metrics") as answer:
+                found = gauge.search(await answer.text())
+            if found and int(found[1]) == wanted:
+                return
+
+
+async def test_a_model_that_is_unloaded_while_it_computes_answers_all_the_same(
+    server, client, ask_slow, repository
+):
+    publish_doubler(repository)
+    await client.load("double")
+    asked = [ask_slow(1000), ask_slow(1)]
+    await until_waiting(server, "slow", 1)
+    await client.unload("slow")
+    assert await still_doubles(client)
+    for answer in await asyncio.gather(*asked):
+        numpy.testing.assert_allclose(answer["y"], [5], rtol=1e-3)
+    assert await still_doubles(client)
+
+
+@NATIVE
+async def test_a_request_that_was_cancelled_while_it_waited_is_never_computed(
+    server, client, ask_slow
+):
+    wanted = [ask_slow(2000), ask_slow(2000)]
+    await until_waiting(server, "slow", 1)
+    # Only now: Triton computes in the order in which requests arrive, not in which they were sent.
+    unwanted = ask_slow(1)
+    await until_waiting(server, "slow", 2)
+    unwanted.cancel()
+    await asyncio.gather(*wanted)
+    assert await counts(client, "slow") == (3, 3)
