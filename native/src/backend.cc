@@ -300,8 +300,8 @@ TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
     TRITONSERVER_Message* message = nullptr;
     check(TRITONBACKEND_BackendConfig(backend, &message));
     auto state = std::make_unique<BackendState>(parse_backend_config(json_of(message)));
-    say(TRITONSERVER_LOG_INFO,
-        "onnxruntime backend of tritonfleet, on ONNX Runtime " + state->environment.ort().version());
+    const std::string& version = state->environment.ort().version();
+    say(TRITONSERVER_LOG_INFO, "onnxruntime backend of tritonfleet, on ONNX Runtime " + version);
     check(TRITONBACKEND_BackendSetState(backend, state.release()));
   });
 }

@@ -20,7 +20,8 @@ struct Run {
 // Computes the outputs of all works that have not failed yet. Works of a batched model whose
 // inputs agree in all but the first dimension share a run; when that fails, each gets a run of
 // its own, so that only the guilty one fails.
-std::vector<Run> execute(const Session& session, const ModelConfig& config, std::vector<Work>& works);
+std::vector<Run> execute(
+    const Session& session, const ModelConfig& config, std::vector<Work>& works);
 
 std::uint64_t now_ns();
 

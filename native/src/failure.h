@@ -21,7 +21,9 @@ class Failure : public std::runtime_error {
   [[nodiscard]] TRITONSERVER_Error_Code code() const noexcept { return code_; }
 
   // For the server, which owns what is returned.
-  [[nodiscard]] TRITONSERVER_Error* to_triton() const { return TRITONSERVER_ErrorNew(code_, what()); }
+  [[nodiscard]] TRITONSERVER_Error* to_triton() const {
+    return TRITONSERVER_ErrorNew(code_, what());
+  }
 
  private:
   TRITONSERVER_Error_Code code_;

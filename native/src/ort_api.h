@@ -103,7 +103,6 @@ inline constexpr Fallible<OrtSessionOptions**> CreateSessionOptions{10};
 inline constexpr Fallible<OrtSessionOptions*, OrtExecutionMode> SetSessionExecutionMode{13};
 inline constexpr Fallible<OrtSessionOptions*> DisableMemPattern{17};
 inline constexpr Fallible<OrtSessionOptions*> DisableCpuMemArena{19};
-inline constexpr Fallible<OrtSessionOptions*, const char*> SetSessionLogId{20};
 inline constexpr Fallible<OrtSessionOptions*, int> SetSessionLogSeverityLevel{22};
 inline constexpr Fallible<OrtSessionOptions*, OrtGraphOptimizationLevel>
     SetSessionGraphOptimizationLevel{23};
@@ -140,7 +139,6 @@ inline constexpr Fallible<const OrtValue*, void*, std::size_t, std::size_t*, std
     GetStringTensorContent{54};
 inline constexpr Fallible<const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**>
     CastTypeInfoToTensorInfo{55};
-inline constexpr Fallible<const OrtTypeInfo*, OrtValueType*> GetOnnxTypeFromTypeInfo{56};
 inline constexpr Fallible<const OrtTensorTypeAndShapeInfo*, OrtElementType*> GetTensorElementType{
     60};
 inline constexpr Fallible<const OrtTensorTypeAndShapeInfo*, std::size_t*> GetDimensionsCount{61};

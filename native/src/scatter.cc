@@ -106,7 +106,8 @@ void scatter_flat(
 void scatter_rows(
     const ModelConfig& config, const Works& works, const Result& result, std::int64_t total_rows) {
   if (result.info.shape.empty() || result.info.shape.front() != total_rows) {
-    throw invalid("output '" + result.name + "' has no batch dimension, so it cannot be shared out");
+    throw invalid(
+        "output '" + result.name + "' has no batch dimension, so it cannot be shared out");
   }
   std::int64_t row = 0;
   for (Work* work : works) {

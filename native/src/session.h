@@ -68,7 +68,7 @@ class Cancellation {
 // What a session is made of.
 struct Opening {
   std::string_view model;                  // whole, or an outline; needed only while it is opened
-  std::string directory;                   // where the outline's weights, or others, are to be found
+  std::string directory;                   // where the outline's weights, or others, are
   std::unique_ptr<const Weights> weights;  // of the outline, unless they are mapped; may be null
   std::uint64_t mapped_bytes = 0;          // of the outline's weights, if they are
   bool packed = false;                     // ONNX Runtime calls it prepacked

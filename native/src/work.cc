@@ -94,7 +94,8 @@ void keep_state(TRITONBACKEND_Request* request, const RequestOutput& output) {
   void* buffer = nullptr;
   auto memory_type = TRITONSERVER_MEMORY_CPU;
   std::int64_t memory_type_id = 0;
-  check(TRITONBACKEND_StateBuffer(state, &buffer, output.bytes.size(), &memory_type, &memory_type_id));
+  check(TRITONBACKEND_StateBuffer(
+      state, &buffer, output.bytes.size(), &memory_type, &memory_type_id));
   require_host(memory_type, "state '" + output.name + "'");
   copy_out(output, buffer);
   check(TRITONBACKEND_StateUpdate(state));

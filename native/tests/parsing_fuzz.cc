@@ -1,7 +1,7 @@
 // A fuzz target for what needs no server: bytes from a file and text from a configuration.
 //
 // The first byte chooses who reads the rest. libFuzzer calls this when it is built with clang and
-// -fsanitize=fuzzer; parsing_fuzz_main.cc calls it with any compiler.
+// -fsanitize=fuzzer-no-link; parsing_fuzz_main.cc calls it with any compiler.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
