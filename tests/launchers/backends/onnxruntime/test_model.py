@@ -322,7 +322,7 @@ async def test_a_model_that_is_unloaded_while_it_computes_answers_all_the_same(
 ):
     publish_doubler(repository)
     await client.load("double")
-    asked = [ask_slow(1000), ask_slow(1)]
+    asked = [ask_slow(1000), ask_slow(1000)]  # whichever comes first, the other waits
     await until_waiting(server, "slow", 1)
     await client.unload("slow")
     assert await still_doubles(client)
