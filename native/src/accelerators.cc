@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "joined.h"
+
 namespace tritonfleet {
 namespace {
 
@@ -31,12 +33,6 @@ std::string_view find(const Table& table, std::string_view key) {
   return {};
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 void require_provider(const Ort& ort, const std::string& name) {
   const std::string_view provider = find(kProviders, name);
   if (provider.empty()) {
@@ -49,7 +45,7 @@ void require_provider(const Ort& ort, const std::string& name) {
     throw Failure(
         TRITONSERVER_ERROR_UNSUPPORTED,
         "execution accelerator '" + name + "' in config.pbtxt needs " + std::string(provider) +
-            ", and ONNX Runtime " + ort.version() + " here has only " + joined(available));
+            ", and ONNX Runtime " + ort.version() + " here has only " + joined(available, ", "));
   }
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "joined.h"
+
 namespace tritonfleet {
 namespace {
 
@@ -10,9 +12,9 @@ using Json = nlohmann::json;
 using Dims = std::vector<std::int64_t>;
 
 std::string written(const Dims& dims) {
-  std::string text;
-  for (const auto dim : dims) text += (text.empty() ? "" : ", ") + std::to_string(dim);
-  return "[" + text + "]";
+  std::vector<std::string> numbers;
+  for (const auto dim : dims) numbers.push_back(std::to_string(dim));
+  return "[" + joined(numbers, ", ") + "]";
 }
 
 Dims full_dims(const TensorConfig& tensor, bool batched) {
@@ -30,9 +32,9 @@ bool shapes_agree(const Dims& dims, const Argument& argument) {
 }
 
 std::string names_of(const std::vector<Argument>& arguments) {
-  std::string text;
-  for (const auto& argument : arguments) text += (text.empty() ? "" : ", ") + argument.name;
-  return text.empty() ? "none" : text;
+  std::vector<std::string> names;
+  for (const auto& argument : arguments) names.push_back(argument.name);
+  return names.empty() ? "none" : joined(names, ", ");
 }
 
 class Comparison {

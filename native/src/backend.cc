@@ -11,6 +11,7 @@
 
 #include "agreement.h"
 #include "background.h"
+#include "clock.h"
 #include "config.h"
 #include "events.h"
 #include "execution.h"

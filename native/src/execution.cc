@@ -1,10 +1,10 @@
 #include "execution.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <set>
 
+#include "clock.h"
 #include "gather.h"
 #include "scatter.h"
 
@@ -106,11 +106,6 @@ std::vector<Run> execute(
     }
   }
   return runs;
-}
-
-std::uint64_t now_ns() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::nanoseconds(now).count());
 }
 
 }  // namespace tritonfleet

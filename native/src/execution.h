@@ -23,6 +23,4 @@ struct Run {
 std::vector<Run> execute(
     const Session& session, const ModelConfig& config, std::vector<Work>& works);
 
-std::uint64_t now_ns();
-
 }  // namespace tritonfleet

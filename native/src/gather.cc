@@ -105,13 +105,6 @@ Owned<OrtValue> stacked(
 
 // -- what a batch says about itself ------------------------------------------------------------
 
-const RequestInput& input_named(const Work& work, const std::string& name) {
-  for (const auto& input : work.inputs) {
-    if (input.name == name) return input;
-  }
-  throw invalid("input '" + name + "', which batch_input or batch_output refers to, is missing");
-}
-
 std::vector<std::int64_t> counts_of(const BatchInput& wanted, const Works& works) {
   std::vector<std::int64_t> counts;
   for (const Work* work : works) {

@@ -5,6 +5,8 @@
 #include <filesystem>
 
 #include "agreement.h"
+#include "clock.h"
+#include "joined.h"
 
 namespace tritonfleet {
 namespace {
@@ -18,12 +20,8 @@ using std::chrono::nanoseconds;
 // (the ski rental problem).
 constexpr std::int64_t kPackedBytesPerSecond = 1'000'000'000;
 constexpr std::int64_t kPackAfter = 2;
-constexpr nanoseconds kMeasureEvery = std::chrono::milliseconds(100);
+constexpr std::uint64_t kMeasureEveryNs = 100'000'000;
 constexpr std::chrono::milliseconds kTrimAfter{1000};
-
-std::int64_t now_ns() {
-  return nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::string model_path(const std::string& directory, const std::string& file_name) {
   fs::path path = fs::path(directory) / file_name;
@@ -32,12 +30,6 @@ std::string model_path(const std::string& directory, const std::string& file_nam
     throw Failure(TRITONSERVER_ERROR_NOT_FOUND, path.string() + " is missing");
   }
   return path.string();
-}
-
-std::string joined(const std::vector<std::string>& problems) {
-  std::string text;
-  for (const auto& problem : problems) text += (text.empty() ? "" : "; ") + problem;
-  return text;
 }
 
 }  // namespace
@@ -102,7 +94,7 @@ std::shared_ptr<const Session> Model::session() const {
 void Model::check(const ModelConfig& config) const {
   const auto problems = contradictions(config, session()->signature());
   if (problems.empty()) return;
-  throw invalid(bounded(path_ + " contradicts config.pbtxt: " + joined(problems)));
+  throw invalid(bounded(path_ + " contradicts config.pbtxt: " + joined(problems, "; ")));
 }
 
 void Model::announce() {
@@ -113,9 +105,9 @@ void Model::announce() {
 
 void Model::ran(nanoseconds duration) {
   run_ns_ += duration.count();
-  const std::int64_t now = now_ns();
-  std::int64_t last = measured_at_ns_;
-  if (now - last < kMeasureEvery.count()) return;
+  const std::uint64_t now = now_ns();
+  std::uint64_t last = measured_at_ns_;
+  if (now - last < kMeasureEveryNs) return;
   if (measured_at_ns_.compare_exchange_strong(last, now)) tell_growth();
 }
 

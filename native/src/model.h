@@ -87,7 +87,7 @@ class Model {
   mutable std::mutex mutex_;
   std::shared_ptr<const Session> session_;
   std::atomic<std::int64_t> run_ns_{0};
-  std::atomic<std::int64_t> measured_at_ns_{0};
+  std::atomic<std::uint64_t> measured_at_ns_{0};
   std::atomic<std::uint64_t> told_bytes_{0};
   bool announced_ = false;
 };

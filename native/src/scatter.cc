@@ -63,13 +63,6 @@ RequestOutput whole(const Result& result) {
   return output;
 }
 
-Shape source_shape(const Work& work, const std::string& name) {
-  for (const auto& input : work.inputs) {
-    if (input.name == name) return input.shape;
-  }
-  throw invalid("input '" + name + "', which batch_output refers to, is missing");
-}
-
 bool is_state(const ModelConfig& config, const std::string& name) {
   return std::any_of(config.states.begin(), config.states.end(), [&](const auto& state) {
     return state.output.name == name;
@@ -92,7 +85,7 @@ void scatter_flat(
   std::size_t start = 0;
   for (Work* work : works) {
     RequestOutput output{
-        result.name, result.info.type, source_shape(*work, source_input), {}, nullptr};
+        result.name, result.info.type, input_named(*work, source_input).shape, {}, nullptr};
     const std::size_t count = element_count(output.shape);
     if (count > total - start) {
       throw invalid("output '" + result.name + "' has fewer elements than its source_input");

@@ -101,10 +101,15 @@ void keep_state(TRITONBACKEND_Request* request, const RequestOutput& output) {
   check(TRITONBACKEND_StateUpdate(state));
 }
 
-// A response with all outputs, or the failure that kept it from being made.
-TRITONBACKEND_Response* filled_response(Work& work) {
+TRITONBACKEND_Response* empty_response(const Work& work) {
   TRITONBACKEND_Response* response = nullptr;
   check(TRITONBACKEND_ResponseNew(&response, work.request));
+  return response;
+}
+
+// A response with all outputs, or the failure that kept it from being made.
+TRITONBACKEND_Response* filled_response(const Work& work) {
+  TRITONBACKEND_Response* response = empty_response(work);
   try {
     for (const auto& output : work.outputs) add_output(response, output);
     for (const auto& state : work.states) keep_state(work.request, state);
@@ -113,12 +118,6 @@ TRITONBACKEND_Response* filled_response(Work& work) {
     forget(TRITONBACKEND_ResponseDelete(response));
     throw;
   }
-}
-
-TRITONBACKEND_Response* empty_response(const Work& work) {
-  TRITONBACKEND_Response* response = nullptr;
-  check(TRITONBACKEND_ResponseNew(&response, work.request));
-  return response;
 }
 
 }  // namespace
@@ -135,6 +134,13 @@ Work read_work(TRITONBACKEND_Request* request, bool batched) {
     work.failure = failure;
   }
   return work;
+}
+
+const RequestInput& input_named(const Work& work, const std::string& name) {
+  for (const auto& input : work.inputs) {
+    if (input.name == name) return input;
+  }
+  throw invalid("input '" + name + "', which batch_input or batch_output refers to, is missing");
 }
 
 std::size_t element_count(const std::vector<std::int64_t>& shape) {

@@ -43,6 +43,9 @@ struct Work {
   TRITONBACKEND_Response* response = nullptr;  // once it has been prepared
 };
 
+// The input of that name; throws a Failure for one that config.pbtxt refers to and nobody sent.
+const RequestInput& input_named(const Work& work, const std::string& name);
+
 // Reads a request; what is wrong with it stands in `failure`, a cancellation, too.
 Work read_work(TRITONBACKEND_Request* request, bool batched);
 

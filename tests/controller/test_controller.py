@@ -15,7 +15,6 @@ from tritonfleet.controller.controller import Controller
 from tritonfleet.controller.footprint import Home
 from tritonfleet.controller.ledger import ModelFacts, Phase
 from tritonfleet.errors import FleetSaturated, LoadFailed
-from tritonfleet.server.events import ModelEvents
 
 
 def controller_with(*models):
@@ -150,13 +149,6 @@ async def test_a_model_that_has_not_answered_yet_is_not_unloaded_for_another():
 
 
 # -- unloads -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def events(tmp_path):
-    events = await ModelEvents.listen(tmp_path / "events")
-    yield events
-    events.close()
 
 
 @pytest.fixture

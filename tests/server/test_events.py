@@ -13,13 +13,6 @@ from tritonfleet.server.events import ModelEvent, ModelEvents
 
 
 @pytest.fixture
-async def events(tmp_path):
-    events = await ModelEvents.listen(tmp_path / "events")
-    yield events
-    events.close()
-
-
-@pytest.fixture
 def backend(events):
     backend = Backend(events.path)
     yield backend
