@@ -2,8 +2,8 @@
 
     FleetError
       SpecError        InvalidSpec, UnknownPlugin
-      BuildError       SourceUnavailable, ExportFailed, ParityFailed, InvalidModelConfig,
-                       PublishFailed
+      BuildError       SourceUnavailable, ExportFailed, VariantFailed, ParityFailed, MetricFailed,
+                       ProofFailed, InvalidModelConfig, PublishFailed
       ServerError      ServerUnreachable, ServerTimeout, LoadFailed, UnloadFailed
       ResidencyError   ModelNotFound, ModelTooLarge, FleetSaturated, PinRefused
       LaunchError      LauncherUnavailable, ServerExited, PortTaken
@@ -99,6 +99,18 @@ class ExportFailed(BuildError):
 
 class ParityFailed(BuildError):
     """The artifact does not compute what the original computes."""
+
+
+class VariantFailed(BuildError):
+    """One variant of a model could not be made, or not on this machine."""
+
+
+class MetricFailed(BuildError):
+    """The artifact does not reach the figure that the fleet file asks for."""
+
+
+class ProofFailed(BuildError):
+    """A real tritonserver would not load the model, or not answer with it."""
 
 
 class InvalidModelConfig(BuildError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
@@ -191,3 +192,12 @@ def test_ensembles_require_the_members_of_their_members(tmp_path):
 """
     )
     assert load_fleet(write(tmp_path, text)).requires("outer") == ("bert", "inner")
+
+
+@pytest.mark.parametrize(
+    "name", ["../bert", "a/b", "..", ".hidden", "/etc", "a\\b", "", "bert ", "bert\n"]
+)
+def test_a_model_s_name_cannot_leave_the_repository(tmp_path, name):
+    models = {name: {"source": {"kind": "python", "path": "x"}}}
+    text = f"servers: [{{name: gpu0, capacity: 8GiB}}]\nmodels: {json.dumps(models)}\n"
+    assert any("pattern" in problem.message for problem in problems(tmp_path, text))

@@ -6,21 +6,19 @@ Each check yields ``(location, message, suggestion)``; ``load`` turns locations 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
 
 from tritonfleet.errors import did_you_mean
-from tritonfleet.spec.fleet import (
-    EnsembleSource,
-    FleetSpec,
-    HuggingFaceSource,
-    ServerSpec,
-    ServingSpec,
-    VersionPolicy,
+from tritonfleet.spec.check_serving import (
+    Finding,
+    Location,
+    check_ensemble,
+    check_resources,
+    check_serving,
 )
+from tritonfleet.spec.fleet import FleetSpec, ServerSpec
+from tritonfleet.spec.serving import ServingSpec
+from tritonfleet.spec.sources import EnsembleSource, HuggingFaceSource
 from tritonfleet.units import format_bytes
-
-Location: TypeAlias = tuple[str | int, ...]
-Finding: TypeAlias = tuple[Location, str, str | None]
 
 
 def suggest(word: str, known: Iterable[str]) -> str | None:
@@ -40,9 +38,15 @@ def check_fleet(fleet: FleetSpec, model_names: frozenset[str]) -> Iterator[Findi
     yield from _check_members(fleet, model_names)
     yield from _check_sizes(fleet)
     known_profiles = fleet.all_profiles()
+    served: dict[Location, ServingSpec] = {}
     for name, model in fleet.models.items():
+        if isinstance(model.source, EnsembleSource):
+            yield from check_ensemble(("models", name, "serving"), model.serving)
         if (model.profile or fleet.defaults.profile or "batch") in known_profiles:
-            yield from _check_serving(("models", name, "serving"), fleet.serving(name))
+            served[("models", name, "serving")] = fleet.serving(name)
+    for at, serving in served.items():
+        yield from check_serving(at, serving)
+    yield from check_resources(served.items())
 
 
 def _check_servers(servers: tuple[ServerSpec, ...]) -> Iterator[Finding]:
@@ -131,40 +135,3 @@ def _check_sizes(fleet: FleetSpec) -> Iterator[Finding]:
             f"the pinned models need {format_bytes(sum(pinned.values()))} of {format_bytes(total)}"
         )
         yield ("models",), message, f"unpin one of {', '.join(pinned)}"
-
-
-def _check_serving(at: Location, serving: ServingSpec) -> Iterator[Finding]:
-    largest = serving.max_batch_size
-    if serving.version_policy is not None and _alternatives(serving.version_policy) != 1:
-        yield (*at, "version_policy"), "give exactly one of latest, specific and all", None
-    for index, warmup in enumerate(serving.warmup):
-        if largest is not None and warmup.batch_size > max(largest, 1):
-            where = (*at, "warmup", index, "batch_size")
-            yield where, f"{warmup.batch_size} is above max_batch_size {largest}", None
-    batching = serving.dynamic_batching
-    if batching is None:
-        return
-    at = (*at, "dynamic_batching")
-    for size in batching.preferred_batch_size:
-        if largest is not None and size > largest:
-            where = (*at, "preferred_batch_size")
-            yield where, f"{size} is above max_batch_size {largest}", None
-    levels = batching.priority_levels
-    if batching.default_priority_level > levels or (levels and not batching.default_priority_level):
-        message = (
-            f"default_priority_level must lie in 1..{levels}"
-            if levels
-            else ("default_priority_level needs priority_levels")
-        )
-        yield (*at, "default_priority_level"), message, None
-    yield from _check_levels((*at, "priority_queue_policy"), batching.priority_queue_policy, levels)
-
-
-def _check_levels(at: Location, policies: Mapping[int, object], levels: int) -> Iterator[Finding]:
-    for level in policies:
-        if not 1 <= level <= levels:
-            yield (*at, level), f"level {level} is not among priority_levels 1..{levels}", None
-
-
-def _alternatives(policy: VersionPolicy) -> int:
-    return bool(policy.latest) + bool(policy.specific) + policy.all

@@ -16,7 +16,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from tritonfleet.errors import InvalidSpec, Problem
-from tritonfleet.spec.check import Location, check_fleet, suggest
+from tritonfleet.spec.check import check_fleet, suggest
+from tritonfleet.spec.check_serving import Location
 from tritonfleet.spec.fleet import FleetSpec
 from tritonfleet.spec.schema import keys_at
 
