@@ -21,6 +21,17 @@ from tritonfleet.server.tensors import NUMPY_TYPES
 SpecT = TypeVar("SpecT")
 Digest: TypeAlias = Callable[[Path], str]
 """The SHA-256 of a file or a folder."""
+Sampler: TypeAlias = Callable[
+    [Mapping[str, int], np.random.Generator], "dict[str, np.ndarray[Any, Any]]"
+]
+Predict: TypeAlias = Callable[
+    [Mapping[str, "np.ndarray[Any, Any]"]], "dict[str, np.ndarray[Any, Any]]"
+]
+"""Runs a model: named arrays in, named arrays out."""
+Generator: TypeAlias = Callable[[Predict], "np.ndarray[Any, Any]"]
+"""Greedy tokens, [prompts, tokens], of fixed prompts."""
+_PLUS = " + "
+_WORDS = np.array(["", "a", "model", "serves", "two texts"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class SourceContext:
     model: str
     base: Path
     repository: Path
+    cache: Path = Path(".tritonfleet/build/artifacts")
+    """Where copies of remote artifacts are kept from build to build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,9 @@ class InputField:
 
     def sample(self, sizes: Mapping[str, int], random: np.random.Generator) -> np.ndarray[Any, Any]:
         """Values of the given sizes: real rows where there are some, likely ones otherwise."""
-        shape = tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
+        shape = tuple(_value(size, sizes) for size in self.shape)
+        if self.dtype == "BYTES":
+            return random.choice(_WORDS, size=shape)
         dtype = np.dtype(NUMPY_TYPES[self.dtype])
         if self.examples is not None:
             rows: np.ndarray[Any, Any] = np.asarray(self.examples)
@@ -70,6 +85,11 @@ class InputField:
         return random.integers(0, self.high, size=shape).astype(dtype)
 
 
+def _value(size: int | str, sizes: Mapping[str, int]) -> int:
+    """A dimension's size: fixed, named, or a sum of named ones such as 'past + sequence'."""
+    return size if isinstance(size, int) else sum(sizes[name] for name in size.split(_PLUS))
+
+
 def _right_padded(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, Any]:
     """An attention mask whose first row is full and whose others end anywhere after a token."""
     rows, length = shape
@@ -80,23 +100,37 @@ def _right_padded(shape: tuple[int, ...], random: np.random.Generator) -> np.nda
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded module with what is needed to export and to check it."""
+    """A loaded model with what is needed to export and to check it."""
 
     module: Any
+    """The torch.nn.Module in evaluation mode; None where the source is an ONNX file."""
     inputs: Mapping[str, InputField]
     """In the order of the module's forward."""
     outputs: tuple[str, ...]
     longest: int | None = None
     """The longest sequence it was made for, in tokens."""
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes to check for dynamic dimensions whose usual ones would mean nothing, such as an image's
+    width; the fleet file's win."""
+    sample_with: Sampler | None = None
+    """Makes one request's inputs where they depend on each other, such as a mask over a cache."""
+    program: Any = None
+    """The torch.export.ExportedProgram where the source is one."""
+    onnx: Path | None = None
+    """The file where the source is an ONNX file."""
+    generate: Generator | None = None
+    """For models that generate text: greedy tokens, given a way to run the model."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """The names of the dynamic dimensions besides the batch."""
+        """The names of the dynamic dimensions besides the batch, and besides sums of others."""
         names = (size for field in self.inputs.values() for size in field.shape)
-        return tuple(dict.fromkeys(n for n in names if isinstance(n, str) and n != BATCH))
+        return tuple(
+            dict.fromkeys(n for n in names if isinstance(n, str) and n != BATCH and _PLUS not in n)
+        )
 
     @property
     def batched(self) -> bool:
@@ -107,6 +141,8 @@ class Checkpoint:
         self, sizes: Mapping[str, int], random: np.random.Generator
     ) -> dict[str, np.ndarray[Any, Any]]:
         """One request's inputs."""
+        if self.sample_with is not None:
+            return self.sample_with(sizes, random)
         return {name: field.sample(sizes, random) for name, field in self.inputs.items()}
 
 

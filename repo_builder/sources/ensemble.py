@@ -7,7 +7,7 @@ both sides named. Inputs, outputs and batch size follow from the members' publis
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from repo_builder.sources.base import AssembledSource, Digest, SourceContext
 from tritonfleet.errors import InvalidModelConfig, did_you_mean
 from tritonfleet.server.layout import published_models
 from tritonfleet.server.pbtxt import datatype, read_config
-from tritonfleet.spec.fleet import EnsembleSource as EnsembleSpec
+from tritonfleet.spec.sources import EnsembleSource as EnsembleSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class End:
     dtype: str
     dims: tuple[int, ...]
     labels: tuple[str, ...] = ()
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.member}.{self.name} ({self.dtype} {list(self.dims)})"
@@ -67,6 +68,11 @@ def read_member(context: SourceContext, name: str) -> Member:
         hint = f"Did you mean '{guess}'?" if guess else f"Build '{name}' first."
         raise InvalidModelConfig(context.model, f"its member '{name}' is not published", hint)
     config = read_config(context.repository, name)
+    return member_of(name, config, context.repository / name)
+
+
+def member_of(name: str, config: Any, folder: Path) -> Member:
+    """The ends that a configuration declares; its label files lie in ``folder``."""
     batched = config.max_batch_size > 0
 
     def ends(tensors: Iterable[Any]) -> dict[str, End]:
@@ -76,7 +82,8 @@ def read_member(context: SourceContext, name: str) -> Member:
                 tensor.name,
                 datatype(tensor.data_type),
                 (-1, *tensor.dims) if batched else tuple(tensor.dims),
-                _label_lines(context.repository / name, getattr(tensor, "label_filename", "")),
+                _label_lines(folder, getattr(tensor, "label_filename", "")),
+                getattr(tensor, "optional", False),
             )
             for tensor in tensors
         }
@@ -109,6 +116,7 @@ def join(model: str, spec: EnsembleSpec, members: Mapping[str, Member]) -> Produ
         batch_limit=min(m.max_batch_size for m in members.values()) if batched else 0,
         steps=tuple(_without_unused(step, used) for step in steps),
         labels={name: sources[name].labels for name in spec.outputs if sources[name].labels},
+        optional_inputs=tuple(name for name, end in inputs.items() if end.optional),
     )
 
 
@@ -158,12 +166,12 @@ def _joints(
             if giver is None:
                 _check_meant(model, taker, tensor, sources, taken)
                 unfed[tensor] = taker
-            elif not _fits(giver, taker):
+            elif not fits(giver, taker):
                 cause = f"tensor '{tensor}' does not fit: {giver} meets {taker}"
                 raise InvalidModelConfig(
                     model, cause, "Join other tensors, or export another shape."
                 )
-            elif tensor in unfed and -1 in unfed[tensor].dims:
+            elif tensor in unfed:
                 unfed[tensor] = _narrower(unfed[tensor], taker)
     return unfed
 
@@ -172,14 +180,15 @@ def _check_meant(
     model: str, taker: End, tensor: str, sources: Mapping[str, End], taken: set[str]
 ) -> None:
     """A misspelt joint would become an input of the ensemble; a spare tensor gives it away."""
-    spare = (name for name, end in sources.items() if name not in taken and _fits(end, taker))
+    spare = (name for name, end in sources.items() if name not in taken and fits(end, taker))
     guess = did_you_mean(tensor, spare)
     if guess:
         cause = f"no step gives '{tensor}' to {taker}, and nobody takes '{guess}'"
         raise InvalidModelConfig(model, cause, f"Did you mean '{guess}'?")
 
 
-def _fits(giver: End, taker: End) -> bool:
+def fits(giver: End, taker: End) -> bool:
+    """Whether what one end gives can be what the other takes."""
     return (
         giver.dtype == taker.dtype
         and len(giver.dims) == len(taker.dims)
@@ -188,9 +197,9 @@ def _fits(giver: End, taker: End) -> bool:
 
 
 def _narrower(one: End, other: End) -> End:
-    """An input that two members take must suit both."""
+    """An input that two members take must suit both, and be there if either needs it."""
     dims = tuple(b if a == -1 else a for a, b in zip(one.dims, other.dims, strict=True))
-    return End(one.member, one.name, one.dtype, dims, one.labels)
+    return replace(one, dims=dims, optional=one.optional and other.optional)
 
 
 def _check_order(model: str, steps: tuple[Step, ...]) -> None:

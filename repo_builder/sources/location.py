@@ -1,21 +1,59 @@
-"""Where a Transformers model lies: a directory, an installed package, or the Hugging Face hub.
+"""Where a model lies: any location of an artifact, or an id of the Hugging Face hub.
 
-What is on this machine is used without asking the hub, so that a build repeats offline; a branch
-that has moved on since is fetched anew only after its cached snapshot is gone.
+A hub snapshot that is on this machine is used without asking the hub, so that a build repeats
+offline; a branch that has moved on since is fetched anew only after its snapshot is gone.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from repo_builder.artifacts.address import is_address
+from repo_builder.artifacts.artifact import artifact_path, artifact_state
+from repo_builder.artifacts.local import PACKAGE_PREFIX, existing_path
+from repo_builder.sources.base import Digest, SourceContext
 from tritonfleet.errors import SourceUnavailable
 
-PACKAGE_PREFIX = "package:"
+__all__ = [
+    "PACKAGE_PREFIX",
+    "artifact_path",
+    "artifact_state",
+    "cached_snapshot",
+    "fetch_snapshot",
+    "local_path",
+    "model_path",
+    "model_state",
+]
+
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*")
+# Code is fetched with the rest, and run only where the fleet file trusts it.
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py", "1_Pooling/*")
+
+
+def model_path(
+    where: str, revision: str | None, required: Iterable[str], context: SourceContext
+) -> Path:
+    """The folder or file of a location or of a hub id, brought here if it is not."""
+    if _is_hub_id(where, context.base):
+        return fetch_snapshot(context.model, where, revision, required)
+    return artifact_path(where, context)
+
+
+def model_state(
+    where: str,
+    revision: str | None,
+    required: Iterable[str],
+    context: SourceContext,
+    digest: Digest,
+) -> dict[str, Any] | None:
+    """The digest of a location's content, or the commit of a hub snapshot; None before a fetch."""
+    if not _is_hub_id(where, context.base):
+        return artifact_state(where, context, digest)
+    snapshot = cached_snapshot(where, revision, required)
+    return {"commit": snapshot.name} if snapshot else None
 
 
 def local_path(model: str, where: str, base: Path) -> Path | None:
@@ -23,31 +61,14 @@ def local_path(model: str, where: str, base: Path) -> Path | None:
 
     Raises SourceUnavailable when it names a path or a package that is not there.
     """
-    if where.startswith(PACKAGE_PREFIX):
-        return _in_package(model, where)
-    path = base / Path(where).expanduser()
-    if path.exists():
-        return path.resolve()
-    if where.startswith((".", "/", "~")) or not _HUB_ID.match(where):
-        hint = f"Relative paths start at {base}."
-        raise SourceUnavailable(model, f"there is nothing at {path}", hint)
-    return None
+    return None if _is_hub_id(where, base) else existing_path(model, where, base)
 
 
-def _in_package(model: str, where: str) -> Path:
-    name, _, inside = where.removeprefix(PACKAGE_PREFIX).partition("/")
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        hint = f"Install the distribution that brings '{name}', or name a directory instead."
-        raise SourceUnavailable(model, f"no package '{name}' is installed", hint)
-    path = Path(spec.submodule_search_locations[0]) / inside
-    if not path.exists():
-        hint = f"The package lies in {path.parents[inside.count('/')]}."
-        raise SourceUnavailable(model, f"package '{name}' has no '{inside}'", hint)
-    return path
+def _is_hub_id(where: str, base: Path) -> bool:
+    """Whether a text that names nothing here has the form of an id."""
+    if is_address(where) or where.startswith((".", "/", "~")) or not _HUB_ID.match(where):
+        return False
+    return not (base / where).exists()
 
 
 def cached_snapshot(where: str, revision: str | None, required: Iterable[str]) -> Path | None:

@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from repo_builder.artifacts.address import is_address
+from repo_builder.artifacts.contained import check_links
 from repo_builder.product import Product
 from repo_builder.signature import Signature, Tensor
 from repo_builder.sources.base import AssembledSource, Digest, SourceContext
+from repo_builder.sources.location import artifact_path, artifact_state
 from tritonfleet.errors import InvalidModelConfig, SourceUnavailable
-from tritonfleet.spec.fleet import PythonSource as PythonSpec
+from tritonfleet.spec.sources import PythonSource as PythonSpec
 
 CODE_NAME = "model.py"
 _CLASS_NAME = "TritonPythonModel"
@@ -24,7 +27,9 @@ class PythonSource(AssembledSource[PythonSpec]):
         self, spec: PythonSpec, context: SourceContext, digest: Digest
     ) -> dict[str, Any] | None:
         """The digest of the folder."""
-        return {"digest": digest(_folder(spec, context))}
+        if not is_address(spec.path):
+            _folder(spec, context)
+        return artifact_state(spec.path, context, digest)
 
     def assemble(self, spec: PythonSpec, context: SourceContext, folder: Path) -> Product:
         """Copies the folder, and looks whether its model.py is one."""
@@ -40,10 +45,12 @@ class PythonSource(AssembledSource[PythonSpec]):
 
 
 def _folder(spec: PythonSpec, context: SourceContext) -> Path:
-    folder = (context.base / spec.path).resolve()
+    """The checked folder, on this machine."""
+    folder = artifact_path(spec.path, context)
     if not (folder / CODE_NAME).is_file():
-        hint = f"'path' is relative to {context.base}."
+        hint = f"'path' names a folder that holds a {CODE_NAME}."
         raise SourceUnavailable(context.model, f"there is no {folder / CODE_NAME}", hint)
+    check_links(context.model, folder)
     return folder
 
 

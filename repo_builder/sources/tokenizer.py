@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from repo_builder.artifacts.address import is_address
+from repo_builder.artifacts.contained import check_link
 from repo_builder.product import Product
 from repo_builder.signature import BATCH, Signature, Tensor
 from repo_builder.sources.base import AssembledSource, Digest, SourceContext
-from repo_builder.sources.location import cached_snapshot, fetch_snapshot, local_path
+from repo_builder.sources.location import artifact_state, cached_snapshot, local_path, model_path
 from tritonfleet.errors import SourceUnavailable
-from tritonfleet.spec.fleet import TokenizerSource as TokenizerSpec
+from tritonfleet.spec.sources import TokenizerSource as TokenizerSpec
 
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "settings.json"
@@ -33,15 +35,13 @@ class TokenizerSource(AssembledSource[TokenizerSpec]):
         self, spec: TokenizerSpec, context: SourceContext, digest: Digest
     ) -> dict[str, Any] | None:
         """Digests of the tokenizer and of the code that runs it."""
-        file = _find(spec, context)
-        return None if file is None else {"tokenizer": digest(file), "code": digest(_CODE)}
+        tokenizer = _state(spec, context, digest)
+        return None if tokenizer is None else {"tokenizer": tokenizer, "code": digest(_CODE)}
 
     def assemble(self, spec: TokenizerSpec, context: SourceContext, folder: Path) -> Product:
         """Copies the tokenizer and our model.py, and writes what they need to know."""
-        file = _find(spec, context) or (
-            fetch_snapshot(context.model, spec.model, spec.revision, (TOKENIZER_NAME,))
-            / TOKENIZER_NAME
-        )
+        place = model_path(spec.model, spec.revision, (TOKENIZER_NAME,), context)
+        file = _file(context.model, place)
         settings = {
             "max_length": spec.max_length,
             "buckets": buckets(spec),
@@ -58,16 +58,25 @@ def buckets(spec: TokenizerSpec) -> list[int]:
     return sorted({size for size in spec.buckets if size < spec.max_length} | {spec.max_length})
 
 
-def _find(spec: TokenizerSpec, context: SourceContext) -> Path | None:
+def _state(spec: TokenizerSpec, context: SourceContext, digest: Digest) -> Any:
+    """Of a folder on this machine only the tokenizer counts, and not the weights beside it."""
+    if is_address(spec.model):
+        return artifact_state(spec.model, context, digest)
     place = local_path(context.model, spec.model, context.base)
     if place is None:
         place = cached_snapshot(spec.model, spec.revision, (TOKENIZER_NAME,))
-    if place is None:
-        return None
-    file = place / TOKENIZER_NAME if place.is_dir() else place
+    return None if place is None else digest(_file(context.model, place))
+
+
+def _file(model: str, place: Path) -> Path:
+    """The tokenizer.json at a place on this machine."""
+    if place.is_file():
+        return place
+    file = place / TOKENIZER_NAME
     if not file.is_file():
         hint = "Save it with the 'tokenizers' library, or with a fast Transformers tokenizer."
-        raise SourceUnavailable(context.model, f"{place} has no {TOKENIZER_NAME}", hint)
+        raise SourceUnavailable(model, f"{place} has no {TOKENIZER_NAME}", hint)
+    check_link(model, file, place)
     return file
 
 

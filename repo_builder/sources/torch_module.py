@@ -20,9 +20,15 @@ from repo_builder.sources.base import (
     SourceContext,
     TrainedModel,
 )
-from repo_builder.sources.location import PACKAGE_PREFIX, local_path
+from repo_builder.sources.location import (
+    PACKAGE_PREFIX,
+    artifact_path,
+    artifact_state,
+    local_path,
+)
+from repo_builder.sources.weights import load_weights, read_weights
 from tritonfleet.errors import ExportFailed, SourceUnavailable
-from tritonfleet.spec.fleet import TorchModuleSource as TorchModuleSpec
+from tritonfleet.spec.sources import TorchModuleSource as TorchModuleSpec
 
 
 class TorchModuleSource(CheckpointSource[TorchModuleSpec]):
@@ -31,25 +37,35 @@ class TorchModuleSource(CheckpointSource[TorchModuleSpec]):
     def state(
         self, spec: TorchModuleSpec, context: SourceContext, digest: Digest
     ) -> dict[str, Any] | None:
-        """Digests of the factory's code, with what it imports from its own folder, and its data."""
+        """Digests of the factory's code, with what it imports from its own folder, and its data.
+
+        None while its state_dict is not on this machine.
+        """
         code = {str(file): digest(file) for file in _code(spec, context)}
         data = {name: digest(_data_file(name, context)) for name in spec.files}
-        return {"code": sorted(code.values()), "files": data}
+        state: dict[str, Any] = {"code": sorted(code.values()), "files": data}
+        if spec.state_dict is None:
+            return state
+        weights = artifact_state(spec.state_dict, context, digest)
+        return None if weights is None else {**state, "state_dict": weights}
 
     def fetch(self, spec: TorchModuleSpec, context: SourceContext) -> Path | None:
-        """Checks that the declared files are there; the factory brings the rest."""
+        """The state_dict's file, where there is one; the factory brings the rest."""
         for name in spec.files:
             _data_file(name, context)
-        return None
+        return None if spec.state_dict is None else artifact_path(spec.state_dict, context)
 
     def load(
         self, spec: TorchModuleSpec, context: SourceContext, fetched: Path | None
     ) -> Checkpoint:
-        """Calls the factory."""
+        """Calls the factory, and gives its module the weights of the state_dict."""
         import torch
 
         torch.manual_seed(0)
         trained = _trained(context.model, _call(spec, context))
+        if fetched is not None:
+            weights = read_weights(context.model, fetched, allow_pickle=spec.allow_pickle)
+            load_weights(context.model, trained.module, weights)
         inputs = {
             name: InputField(
                 tensor.dtype, tensor.shape, examples=_examples(trained, name, tensor.shape, context)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from repo_builder.config import render_config
+from repo_builder.fingerprint import sha256_of
 from repo_builder.product import Step
 from repo_builder.publish import commit, stage
 from repo_builder.signature import Tensor
@@ -12,7 +13,8 @@ from repo_builder.staging import open_staging
 from tests.repo_builder.builders import product, serving
 from tests.repo_builder.test_publish import entry
 from tritonfleet.errors import InvalidModelConfig
-from tritonfleet.spec.fleet import EnsembleSource as EnsembleSpec
+from tritonfleet.server.pbtxt import format_config, parse_config, read_config
+from tritonfleet.spec.sources import EnsembleSource as EnsembleSpec
 
 
 def member(name: str, inputs: str, outputs: str, max_batch_size: int = 8) -> Member:
@@ -113,6 +115,17 @@ def test_a_dynamic_size_meets_any():
                                     "scores FP32 -1 2"))  # fmt: skip
 
 
+def test_what_no_member_needs_may_be_left_out():
+    a, b = (
+        Member(name, 8, {"hint": End(name, "hint", "FP32", (-1, 4), optional=needless),
+                         "x": End(name, "x", "FP32", (-1, 4))},
+               {f"from_{name}": End(name, f"from_{name}", "FP32", (-1, 1))})
+        for name, needless in (("a", True), ("b", False))
+    )  # fmt: skip
+    assert joined(a, outputs=("from_a",)).optional_inputs == ("hint",)
+    assert joined(a, b, outputs=("from_a", "from_b")).optional_inputs == ()
+
+
 def test_an_output_that_no_step_gives_is_refused_with_a_guess():
     with pytest.raises(InvalidModelConfig, match="Did you mean 'scores'"):
         joined(TOKENIZER, ENCODER, HEAD, outputs=("score",))
@@ -155,7 +168,7 @@ def published(tmp_path):
         made = product("x FP32 batch 4", "y FP32 batch 2", labels={"y": ("no", "yes")})
         config = render_config("part", made, serving(max_batch_size=4))
         staged = stage("part", contents, config, serving(), repository, staging)
-        commit(staged, entry(1), repository)
+        commit(staged, entry(1), repository, sha256_of)
     return SourceContext("whole", tmp_path, repository)
 
 
@@ -175,3 +188,13 @@ def test_members_are_read_from_what_is_published(published):
 def test_a_member_that_is_not_published_is_named(published):
     with pytest.raises(InvalidModelConfig, match=r"'prat' is not published\. Did you mean 'part'"):
         assemble(published, "prat")
+
+
+def test_a_member_s_optional_input_is_the_ensemble_s_in_its_configuration(published):
+    file = published.repository / "part" / "config.pbtxt"
+    config = read_config(published.repository, "part")
+    config.input[0].optional = True
+    file.write_text(format_config(config))
+    made = assemble(published, "part")
+    rendered = render_config("whole", made, serving())
+    assert parse_config("whole", rendered.text).input[0].optional

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from repo_builder.sources.location import cached_snapshot, fetch_snapshot, local_path
+from repo_builder.sources.base import SourceContext
+from repo_builder.sources.location import (
+    cached_snapshot,
+    fetch_snapshot,
+    local_path,
+    model_path,
+    model_state,
+)
 from tritonfleet.errors import SourceUnavailable
 
 
@@ -70,3 +77,20 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_way_out(hub_cache):
         fetch_snapshot("m", "org/other", "v1", ("config.json",))
     assert "'org/other' at revision 'v1' is not on this machine" in str(caught.value)
     assert "name its directory" in str(caught.value)
+
+
+def test_a_model_is_a_hub_id_or_any_location(hub_cache, tmp_path):
+    context = SourceContext("m", tmp_path, tmp_path / "repository", tmp_path / "cache")
+    wanted = (None, ("config.json",), context)
+    assert model_path("org/tiny", *wanted) == hub_cache
+    assert model_state("org/tiny", *wanted, str) == {"commit": "c0ffee"}
+    assert model_state("org/unknown", *wanted, str) is None
+    (tmp_path / "bert").mkdir()
+    assert model_path("bert", *wanted) == tmp_path / "bert"
+    assert model_state("bert", *wanted, str) == {"digest": str(tmp_path / "bert")}
+
+
+def test_an_address_is_never_taken_for_a_hub_id(tmp_path):
+    context = SourceContext("m", tmp_path, tmp_path / "repository", tmp_path / "cache")
+    with pytest.raises(SourceUnavailable, match="there is nothing at memory://no/such"):
+        model_path("memory://no/such", None, ("config.json",), context)

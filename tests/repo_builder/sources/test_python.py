@@ -7,11 +7,12 @@ from repo_builder.sources.python import PythonSource
 from tests.repo_builder.builders import names, python_model
 from tritonfleet.errors import InvalidModelConfig, SourceUnavailable
 from tritonfleet.spec.fleet import ModelSpec
+from tritonfleet.spec.sources import PythonSource as PythonSpec
 
 
 @pytest.fixture
 def context(tmp_path):
-    return SourceContext("echo", tmp_path, tmp_path / "repository")
+    return SourceContext("echo", tmp_path, tmp_path / "repository", tmp_path / "cache")
 
 
 def assemble(context, **options):
@@ -51,3 +52,36 @@ def test_a_folder_without_a_model_is_refused(context, tmp_path):
     (tmp_path / "echo" / "model.py").unlink()
     with pytest.raises(SourceUnavailable, match=r"there is no .*model\.py"):
         PythonSource().state(spec, context, str)
+
+
+def test_a_link_out_of_the_folder_is_refused(context, tmp_path):
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "echo").mkdir()
+    (tmp_path / "echo" / "words.txt").symlink_to("../secret")
+    with pytest.raises(SourceUnavailable, match=r"echo/words\.txt is a symbolic link that leads"):
+        assemble(context)
+
+
+def test_a_link_within_the_folder_is_published_as_a_file(context, tmp_path):
+    (tmp_path / "echo").mkdir()
+    (tmp_path / "echo" / "words.txt").symlink_to("model.py")
+    assemble(context)
+    published = tmp_path / "version" / "words.txt"
+    assert published.read_text() == (tmp_path / "echo" / "model.py").read_text()
+    assert not published.is_symlink()
+
+
+def test_the_folder_may_lie_at_an_address(context, tmp_path):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe("/echo/model.py", b"class TritonPythonModel: ...")
+    (tmp_path / "version").mkdir()
+    tensor = {"dtype": "FP32", "shape": ["batch", 4]}
+    spec = PythonSpec(kind="python", path="memory://echo", inputs={"x": tensor},
+                      outputs={"y": tensor})  # fmt: skip
+    assert PythonSource().state(spec, context, str) is None
+    PythonSource().assemble(spec, context, tmp_path / "version")
+    assert names(tmp_path / "version") == ["model.py"]
+    assert PythonSource().state(spec, context, str) is not None
+    system.rm("/echo", recursive=True)

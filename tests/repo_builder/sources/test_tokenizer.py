@@ -8,7 +8,7 @@ from repo_builder.sources.base import SourceContext
 from repo_builder.sources.tokenizer import TokenizerSource, buckets
 from tests.repo_builder.builders import names
 from tritonfleet.errors import SourceUnavailable
-from tritonfleet.spec.fleet import TokenizerSource as TokenizerSpec
+from tritonfleet.spec.sources import TokenizerSource as TokenizerSpec
 
 
 def spec(**fields):
@@ -17,7 +17,7 @@ def spec(**fields):
 
 @pytest.fixture
 def context(tmp_path):
-    return SourceContext("t", tmp_path, tmp_path / "repository")
+    return SourceContext("t", tmp_path, tmp_path / "repository", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -94,3 +94,22 @@ def test_the_file_itself_may_be_named(context, tokenizer):
 def test_its_state_is_the_tokenizer_and_the_code(context, tokenizer):
     state = TokenizerSource().state(spec(), context, lambda path: path.name)
     assert state == {"tokenizer": "tokenizer.json", "code": "tokenizer_model.py"}
+
+
+def test_a_tokenizer_may_lie_at_an_address(context):
+    import fsspec
+
+    system, where = fsspec.filesystem("memory"), spec(model="memory://words")
+    system.pipe("/words/tokenizer.json", b"{}")
+    assert TokenizerSource().state(where, context, str) is None
+    assert settings(context, where)
+    assert TokenizerSource().state(where, context, str)["tokenizer"]["digest"]
+    system.rm("/words", recursive=True)
+
+
+def test_a_tokenizer_that_is_a_link_out_of_its_folder_is_refused(context, tokenizer, tmp_path):
+    file = tmp_path / "words" / "tokenizer.json"
+    file.rename(tmp_path / "elsewhere.json")
+    file.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(SourceUnavailable, match="leads out of"):
+        settings(context)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from repo_builder.sources.base import SourceContext
 from repo_builder.sources.torch_module import TorchModuleSource
+from tests.repo_builder.sources.comparing import loaded
 from tritonfleet.errors import SourceUnavailable
-from tritonfleet.spec.fleet import TorchModuleSource as TorchModuleSpec
+from tritonfleet.spec.sources import TorchModuleSource as TorchModuleSpec
 
 
 @pytest.fixture
@@ -95,3 +97,44 @@ def test_a_factory_that_is_not_there_is_told(context, tmp_path, fields, text):
     write(tmp_path, make="")
     with pytest.raises(SourceUnavailable, match=text):
         TorchModuleSource().state(spec(**fields), context, str)
+
+
+@pytest.fixture
+def with_weights(tmp_path, monkeypatch):
+    """A factory of a module and a file with its weights, all ones."""
+    from safetensors.torch import save_file
+    from torch import ones
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "make", raising=False)
+    write(tmp_path, make="import torch\n\ndef module():\n    return torch.nn.Linear(1, 2)\n")
+    save_file({"weight": ones(2, 1), "bias": ones(2)}, tmp_path / "w.safetensors")
+    return spec(state_dict="w.safetensors", outputs=["y"])
+
+
+@pytest.mark.build
+def test_the_state_dict_s_weights_fill_the_factory_s_module(context, with_weights):
+    checkpoint = loaded(TorchModuleSource(), with_weights, context)
+    assert checkpoint.module.weight.tolist() == [[1.0], [1.0]]
+    assert not checkpoint.module.training
+
+
+@pytest.mark.build
+def test_a_state_dict_of_another_module_is_refused(context, with_weights, tmp_path):
+    (tmp_path / "code" / "make.py").write_text(
+        "import torch\n\ndef module():\n    return torch.nn.Linear(3, 2)\n"
+    )
+    with pytest.raises(SourceUnavailable, match="size mismatch for weight"):
+        loaded(TorchModuleSource(), with_weights, context)
+
+
+@pytest.mark.build
+def test_the_state_dict_is_part_of_the_state(context, with_weights):
+    state = TorchModuleSource().state(with_weights, context, lambda path: path.name)
+    assert state["state_dict"] == {"digest": "w.safetensors"}
+
+
+def test_a_state_dict_that_is_not_there_is_named(context, tmp_path):
+    write(tmp_path, make="")
+    with pytest.raises(SourceUnavailable, match=r"nothing at .*absent\.pt"):
+        TorchModuleSource().state(spec(state_dict="absent.pt"), context, str)
