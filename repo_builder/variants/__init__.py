@@ -1,0 +1,1 @@
+"""What is derived from an exported ONNX file: smaller and faster files, and engines."""

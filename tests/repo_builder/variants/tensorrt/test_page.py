@@ -1,0 +1,32 @@
+"""docs/tensorrt.md, where it can be held against the code."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from repo_builder.variants.tensorrt.stamp import TRTLLM_IMAGES
+from tests.repo_builder.builders import fleet
+from tritonfleet.spec.export import TensorRTVariant
+
+PAGE = (Path(__file__).parents[4] / "docs" / "tensorrt.md").read_text()
+
+
+def test_its_fleet_files_are_valid():
+    engine, accelerator = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    entry = YAML(typ="safe").load(engine)["models"]["minilm"]
+    entry |= YAML(typ="safe").load(textwrap.dedent(accelerator))
+    spec = fleet({"minilm": entry}).models["minilm"]
+    assert isinstance(spec.export.variants[1], TensorRTVariant)
+    assert spec.serving.optimization.tensorrt.cache == "/var/cache/tritonfleet/minilm"
+
+
+def test_its_table_of_images_is_the_code_s():
+    told = {}
+    for releases, version in re.findall(r"^\| (2[\d., to]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE):
+        first, last = (re.split(", | to ", releases) * 2)[:2]
+        told |= {name: version for name in TRTLLM_IMAGES if first <= name <= max(first, last)}
+    assert told == TRTLLM_IMAGES
