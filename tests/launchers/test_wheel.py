@@ -130,6 +130,7 @@ def test_backends_are_real_files_because_triton_refuses_links_out_of_its_folder(
         "python/triton_python_backend_stub",
         "python/triton_python_backend_utils.py",
         "onnxruntime/model.py",
+        "pytorch/model.py",
     }
     assert os.access(installation.backends / "python/triton_python_backend_stub", os.X_OK)
 
@@ -140,6 +141,7 @@ def test_assembling_again_leaves_nothing_of_the_earlier_time(wheel, tmp_path):
     assert sorted(path.name for path in installation.backends.iterdir()) == [
         "onnxruntime",
         "python",
+        "pytorch",
     ]
 
 
@@ -149,6 +151,7 @@ def test_the_native_backend_takes_the_place_of_the_python_based_one(wheel, nativ
     assert onnxruntime_backend(installation) == [copy.name]
     assert copy.read_text() == "native"
     assert not copy.is_symlink()
+    assert (installation.backends / "pytorch/model.py").is_file()
 
 
 def test_the_python_based_backend_comes_back_where_the_native_one_was(wheel, native, tmp_path):

@@ -25,6 +25,7 @@ _INSTALL = "Install it with: pip install 'tritonfleet[embedded]'"
 _OLDEST_GLIBC = (2, 35)
 _STUB = "triton_python_backend_stub"
 _OUR_BACKENDS = Path(__file__).parent / "backends"
+_NATIVE = "onnxruntime"
 _ALLOCATOR = {
     # ONNX models share one process and many threads: without a bound, the C library would keep a
     # pool for each of them.
@@ -154,7 +155,7 @@ class Installation:
 def assemble(wheel: Wheel, folder: Path, native: NativeBackend | None = None) -> Installation:
     """Lays out the python backend and our own backends, in place of what was there.
 
-    The native backend takes the place of the python-based one: both have the same name.
+    The native backend takes the place of the python-based one of the same name.
 
     Copies, 3 MB: Triton refuses a library that a symlink leads out of its backend directory, and
     a package upgraded under a running server must not change what its next load finds.
@@ -167,8 +168,9 @@ def assemble(wheel: Wheel, folder: Path, native: NativeBackend | None = None) ->
         *wheel.python_backend.glob("*.py"),
     ):
         _copy(part, backends / "python")
-    for model in [native.library] if native else _OUR_BACKENDS.glob("*/model.py"):
-        _copy(model, backends / "onnxruntime")
+    for model in _OUR_BACKENDS.glob("*/model.py"):
+        name = model.parent.name
+        _copy(native.library if native and name == _NATIVE else model, backends / name)
     libraries.mkdir()
     (libraries / wheel.libpython.name).symlink_to(wheel.libpython)
     return Installation(backends, libraries)
