@@ -6,6 +6,7 @@ parser here names line and column.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,50 @@ def read_config(repository: Path, model: str) -> Any:
 def format_config(config: Any) -> str:
     """A ``ModelConfig`` as canonical text."""
     return str(text_format.MessageToString(config, use_short_repeated_primitives=True))
+
+
+def format_passage(config: Any, name: str) -> str:
+    """One field of a ``ModelConfig`` as canonical text; empty where it is not set."""
+    passage = ModelConfig()
+    passage.MergeFrom(config)
+    for field in ModelConfig.DESCRIPTOR.fields:
+        if field.name != name:
+            passage.ClearField(field.name)
+    return format_config(passage).rstrip("\n")
+
+
+def changed_fields(before: Any, after: Any) -> tuple[str, ...]:
+    """The paths of what a message says and another does not, or says otherwise.
+
+    What only the other one says is no change. A list is one value.
+    """
+    told = dict(_leaves(after, ""))
+    return tuple(path for path, value in _leaves(before, "") if told.get(path) != value)
+
+
+def _leaves(message: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for field, value in message.ListFields():
+        at = f"{path}.{field.name}" if path else str(field.name)
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            for key in value:
+                yield from _leaf(
+                    field.message_type.fields_by_name["value"], f"{at}.{key}", value[key]
+                )
+        elif _is_list(value):
+            yield at, list(value)
+        else:
+            yield from _leaf(field, at, value)
+
+
+def _leaf(field: Any, at: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value; of a message that it is there, then what is in it."""
+    yield at, value if field.message_type is None else True
+    if field.message_type is not None:
+        yield from _leaves(value, at)
+
+
+def _is_list(value: Any) -> bool:
+    return hasattr(value, "extend") and not isinstance(value, str | bytes)
 
 
 def config_json(config: Any) -> dict[str, Any]:
