@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tiny import adder_fleet
 from tritonfleet.controller.footprint import (
@@ -16,8 +18,9 @@ from tritonfleet.controller.footprint import (
     Home,
     PublishedDigests,
     known_footprint,
+    scaled,
 )
-from tritonfleet.server.layout import Manifest, ManifestEntry, write_manifest
+from tritonfleet.server.layout import Footprint, Manifest, ManifestEntry, write_manifest
 
 ENTRY = ManifestEntry(
     fingerprint="f", version=1, backend="onnxruntime", source={}, digest="d", artifact_bytes=1000
@@ -64,6 +67,68 @@ def test_processes_hold_the_weights_each_and_a_server_once_for_all_instances(fle
     assert apart == 2 * known_footprint(fleet, "open", ENTRY, store, Home.PROCESS)
     inside = known_footprint(fleet, "twice", ENTRY, store, Home.SERVER)
     assert inside == known_footprint(fleet, "open", ENTRY, store, Home.SERVER)
+
+
+def built(home, *, weights=600, peak=1000, instances=1, batch_size=8):
+    """The manifest's entry of a model that was weighed when it was built."""
+    footprint = Footprint(
+        weights_bytes=weights,
+        peak_bytes=peak,
+        instances=instances,
+        shared_weights=home == "server",
+        home=home,
+        batch_size=batch_size,
+    )
+    return ENTRY.model_copy(update={"footprint": footprint})
+
+
+@pytest.mark.parametrize("home", Home)
+def test_what_was_measured_at_build_replaces_the_estimate(fleet, store, home):
+    assert known_footprint(fleet, "open", built(home.value), store, home) == 1000
+
+
+@pytest.mark.parametrize("home", Home)
+def test_what_was_measured_here_replaces_what_was_measured_at_build(fleet, store, home):
+    measured = store.record("open", "d", home, 700)
+    assert known_footprint(fleet, "open", built(home.value), store, home) == measured
+
+
+@pytest.mark.parametrize("home", Home)
+@pytest.mark.parametrize("elsewhere", ["process", "server", "device"])
+def test_what_was_measured_at_build_holds_for_the_same_home_only(fleet, store, home, elsewhere):
+    estimate = known_footprint(fleet, "open", ENTRY, store, home)
+    found = known_footprint(fleet, "open", built(elsewhere), store, home)
+    assert found == (1000 if elsewhere == home.value else estimate)
+
+
+def test_more_instances_than_at_build_take_more(fleet, store):
+    apart = known_footprint(fleet, "twice", built("process"), store, Home.PROCESS)
+    shared = known_footprint(fleet, "twice", built("server"), store, Home.SERVER)
+    assert (apart, shared) == (2000, 600 + 2 * 400)
+
+
+def test_fewer_instances_than_at_build_take_less(fleet, store):
+    apart = built("process", instances=4)
+    shared = built("server", instances=4)
+    assert known_footprint(fleet, "open", apart, store, Home.PROCESS) == 250
+    assert known_footprint(fleet, "open", shared, store, Home.SERVER) == 600 + 100
+
+
+def test_a_model_that_was_only_loaded_may_still_grow(fleet, store):
+    entry = built("process", peak=1000, batch_size=0)
+    expected = int(GROWTH[Home.PROCESS] * 1000)
+    assert known_footprint(fleet, "open", entry, store, Home.PROCESS) == expected
+
+
+@pytest.mark.parametrize("home", Home)
+@given(weights=st.integers(1, 2**40), growth=st.integers(0, 2**40))
+def test_the_same_number_of_instances_takes_exactly_what_was_measured(home, weights, growth):
+    entry = built(home.value, weights=weights, peak=weights + growth, instances=2)
+    footprint = entry.footprint
+    assert footprint
+    found = scaled(footprint, 2, home)
+    assert found == weights + growth
+    assert scaled(footprint, 3, home) >= found
 
 
 def test_a_measurement_replaces_the_estimate_and_survives_a_restart(fleet, store, tmp_path):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc.aio
 import pytest
+from grpc.aio import Metadata
+from tritonclient.grpc import service_pb2
 
 from tests.tiny import write_adder
-from tritonfleet.controller.warmup import prove, warmup_request
+from tritonfleet.controller.warmup import prove
 from tritonfleet.errors import LoadFailed, ServerTimeout, ServerUnreachable
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.launchers.embedded import EmbeddedLauncher
 from tritonfleet.server.client import InferenceRefused, TritonClient
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.server.inference import warmup_request
 from tritonfleet.server.pbtxt import read_config
 from tritonfleet.server.states import ReadyState
 
@@ -60,6 +64,37 @@ async def test_a_broken_model_gives_tritons_reason(client):
 async def test_a_load_that_takes_too_long_is_a_timeout(client):
     with pytest.raises(ServerTimeout, match="load one"):
         await client.load("one", 0.001)
+
+
+def refusing(times, reason):
+    """Triton's index, which is refused so often first."""
+    answers = [grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, Metadata(), Metadata(), reason)]
+    answers = answers * times + [service_pb2.RepositoryIndexResponse()]
+
+    async def index(*_, **__):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return index
+
+
+async def test_a_model_that_is_removed_meanwhile_does_not_spoil_the_index(client, monkeypatch):
+    vanished = refusing(2, "failed to stat file /models/old")
+    monkeypatch.setattr(client._stub, "RepositoryIndex", vanished)
+    assert await client.index() == []
+
+
+@pytest.mark.parametrize(("times", "reason"), [(9, "failed to stat file /x"), (1, "no memory")])
+async def test_an_index_that_stays_refused_is_told(client, monkeypatch, times, reason):
+    monkeypatch.setattr(client._stub, "RepositoryIndex", refusing(times, reason))
+    with pytest.raises(InferenceRefused, match=reason):
+        await client.index()
+
+
+async def test_the_server_tells_its_release(client):
+    assert (await client.version()).startswith("2.")
 
 
 async def test_nobody_at_the_address_is_unreachable():

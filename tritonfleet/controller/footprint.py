@@ -1,8 +1,9 @@
 """How much memory a model takes: declared, else measured, else estimated from its files.
 
-Measurements survive restarts in one small file, and belong to the published version they were
-taken from and to the kind of place it lived in: a rebuilt model is estimated and measured anew, and
-what a process took says nothing about a model inside tritonserver.
+Measured by this fleet counts before measured when it was built. Measurements survive restarts in
+one small file, and belong to the published version they were taken from and to the kind of place it
+lived in: a rebuilt model is measured anew, and what a process took says nothing about a model
+inside tritonserver.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import contextlib
 import enum
 import json
 import logging
+import math
 from pathlib import Path
 
 from tritonfleet.errors import InvalidSpec
 from tritonfleet.server.layout import (
     MANIFEST_NAME,
+    Footprint,
     Manifest,
     ManifestEntry,
     read_manifest,
     replace_text,
 )
 from tritonfleet.spec import EnsembleSource, FleetSpec
+from tritonfleet.spec.serving import ServingSpec
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +142,24 @@ def known_footprint(
         return declared
     if isinstance(fleet.models[model].source, EnsembleSource):
         return 0  # an ensemble is a route through its members; it has no process and no weights
+    measured = store.get(model, entry.digest if entry else "", home)
+    if measured:
+        return measured
+    instances = _instance_count(fleet.serving(model))
+    if entry and entry.footprint and entry.footprint.home == home.value:
+        return scaled(entry.footprint, instances, home)
     weights = int(WEIGHTS_FACTOR[home] * entry.artifact_bytes) if entry else 0
-    instances = sum(group.count for group in fleet.serving(model).instance_group)
     apart = instances * (PROCESS_BYTES + weights)
-    estimate = SESSION_BYTES + weights if home is Home.SERVER else apart
-    return store.get(model, entry.digest if entry else "", home) or estimate
+    return SESSION_BYTES + weights if home is Home.SERVER else apart
+
+
+def _instance_count(serving: ServingSpec) -> int:
+    return sum(group.count * max(len(group.gpus), 1) for group in serving.instance_group)
+
+
+def scaled(built: Footprint, instances: int, home: Home) -> int:
+    """What a model takes with so many instances, from what it took when it was built."""
+    growth = built.peak_bytes - built.weights_bytes if built.shared_weights else built.peak_bytes
+    size = built.peak_bytes - growth + math.ceil(growth * instances / built.instances)
+    # Once its largest batch has been through it, there is nothing left to grow.
+    return size if built.batch_size else int(GROWTH[home] * size)

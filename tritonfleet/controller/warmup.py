@@ -6,40 +6,14 @@ inference also touches the memory the model will need, so that it is measured in
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-from tritonclient.grpc import service_pb2
 
 from tritonfleet.errors import LoadFailed
 from tritonfleet.server.client import InferenceRefused, TritonClient
-from tritonfleet.server.pbtxt import datatype
-from tritonfleet.server.tensors import DYNAMIC_SIZE, element_bytes, encode_texts
+from tritonfleet.server.inference import warmup_request
 
-_TEXT = "warm up"
 # What Triton says of a python-backend model whose process is gone.
 _DEAD = ("is not healthy", "has no available versions", "is not found")
-
-
-def warmup_request(config: Any) -> Any:
-    """A ``ModelInferRequest`` of zeros (and a short text) that fits a ``ModelConfig``."""
-    request = service_pb2.ModelInferRequest(model_name=config.name)
-    for tensor in config.input:
-        if tensor.optional:
-            continue
-        shape = [size if size > 0 else DYNAMIC_SIZE for size in tensor.dims]
-        if config.max_batch_size > 0:
-            shape = [1, *shape]
-        kind = datatype(tensor.data_type)
-        request.inputs.add(name=tensor.name, datatype=kind, shape=shape)
-        request.raw_input_contents.append(_zeros(kind, math.prod(shape)))
-    return request
-
-
-def _zeros(kind: str, count: int) -> bytes:
-    if kind == "BYTES":
-        return encode_texts([_TEXT] * count)
-    return bytes(element_bytes(kind) * count)
 
 
 async def prove(client: TritonClient, config: Any, timeout_s: float) -> None:

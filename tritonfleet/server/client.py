@@ -30,6 +30,8 @@ CONFIRM_POLL_FIRST_S = 0.001
 """An ensemble is gone after about a millisecond, a model process after more than a second."""
 CONFIRM_POLL_LONGEST_S = 0.02
 SHORT_CALL_S = 10.0
+_FOLDER_VANISHED = "failed to stat file"
+_INDEX_ATTEMPTS = 5
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -83,6 +85,14 @@ class TritonClient:
             return False
         return bool(answer.live)
 
+    async def version(self) -> str:
+        """The release that the server says it is, such as 2.51.0."""
+        request = service_pb2.ServerMetadataRequest()
+        answer = await self._call(
+            self._stub.ServerMetadata(request, timeout=SHORT_CALL_S), "metadata"
+        )
+        return str(answer.version)
+
     async def load(
         self,
         model: str,
@@ -128,13 +138,25 @@ class TritonClient:
 
     async def index(self) -> list[IndexEntry]:
         """The repository index, a line for each version."""
-        request = service_pb2.RepositoryIndexRequest()
-        call = self._stub.RepositoryIndex(request, timeout=SHORT_CALL_S, metadata=self._admin)
-        answer = await self._call(call, "index")
+        answer = await self._index()
         return [
             IndexEntry(model.name, model.version, ReadyState(model.state), model.reason)
             for model in answer.models
         ]
+
+    async def _index(self) -> Any:
+        attempts_left = _INDEX_ATTEMPTS
+        while True:
+            request = service_pb2.RepositoryIndexRequest()
+            call = self._stub.RepositoryIndex(request, timeout=SHORT_CALL_S, metadata=self._admin)
+            try:
+                return await self._call(call, "index")
+            except InferenceRefused as error:
+                attempts_left -= 1
+                # A folder that goes between Triton's listing and its look spoils the whole answer.
+                if not attempts_left or _FOLDER_VANISHED not in error.reason:
+                    raise
+            await asyncio.sleep(CONFIRM_POLL_LONGEST_S)
 
     async def states(self) -> dict[str, IndexEntry]:
         """Every model's state."""
@@ -152,6 +174,15 @@ class TritonClient:
         """One inference; InferenceRefused with code and reason if Triton answers an error."""
         call = self._stub.ModelInfer(request, timeout=timeout_s)
         return await self._call(call, f"infer {request.model_name}", timeout_s, request.model_name)
+
+    async def stream(self, request: Any, timeout_s: float) -> list[Any]:
+        """All answers to one request, however many; InferenceRefused at the first error.
+
+        For decoupled models, which Triton does not let be asked in any other way.
+        """
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+        name = request.model_name
+        return await self._call(_answers(call, name), f"infer {name}", timeout_s, name)
 
     async def _call(
         self,
@@ -177,6 +208,16 @@ class TritonClient:
         if code is grpc.StatusCode.CANCELLED and _is_transport(reason):
             return ServerUnreachable(self.name, self.endpoint.grpc)
         return InferenceRefused(model or operation, code.name, reason)
+
+
+async def _answers(call: Any, model: str) -> list[Any]:
+    """Reads to the end, which Triton sends once the last request is done. Never cancels."""
+    answers = []
+    async for message in call:
+        if message.error_message:
+            raise InferenceRefused(model, "INTERNAL", message.error_message)
+        answers.append(message.infer_response)
+    return answers
 
 
 def _load_reason(text: str) -> str:

@@ -48,8 +48,15 @@ def model_memory_bytes(pid: int, model: str) -> int | None:
     them tensors, which grow with the largest and never shrink. While a new version replaces the
     old one both count. None when it cannot be told.
     """
-    found = [_private_bytes(process) + _region_bytes(key) for process, key in _stubs(pid, model)]
+    found = instance_memory_bytes(pid, model)
     return sum(found) if found else None
+
+
+def instance_memory_bytes(pid: int, model: str) -> tuple[int, ...]:
+    """The same for each instance's process; empty when it cannot be told."""
+    return tuple(
+        _private_bytes(process) + _region_bytes(key) for process, key in _stubs(pid, model)
+    )
 
 
 def server_memory_bytes(pid: int) -> int | None:

@@ -29,7 +29,17 @@ def element_bytes(datatype: str) -> int:
     return BF16_BYTES if datatype == "BF16" else numpy.dtype(NUMPY_TYPES[datatype]).itemsize
 
 
-def encode_texts(texts: Iterable[str]) -> bytes:
+def encode_texts(texts: Iterable[str | bytes]) -> bytes:
     """A BYTES tensor on the wire: each text in UTF-8 behind its length, little-endian."""
-    encoded = [text.encode() for text in texts]
+    encoded = [text.encode() if isinstance(text, str) else text for text in texts]
     return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+
+
+def decode_texts(raw: bytes) -> list[bytes]:
+    """The texts of a BYTES tensor on the wire."""
+    texts, at = [], 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        texts.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    return texts
