@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import click
 from rich.console import Console
@@ -10,11 +11,17 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from repo_builder.results import BuildReport, BuildResult
+from repo_builder.results import BuildReport, BuildResult, BuildStatus
+from tritonfleet.server.layout import ParityRecord
 from tritonfleet.units import format_bytes
 
-_COLOURS = {"built": "green", "unchanged": "dim", "failed": "red", "stale": "yellow"}
-_HEADINGS = ("model", "status", "version", "size", "parity", "measured", "seconds")
+_COLOURS = {
+    "built": "green", "unchanged": "dim", "rejected": "yellow", "failed": "red", "stale": "yellow",
+}  # fmt: skip
+_HEADINGS = (
+    "model", "status", "version", "variant", "size", "memory", "parity", "measured", "seconds",
+)  # fmt: skip
+_RIGHT = ("version", "size", "memory", "seconds")
 # Of a table that goes into a file or a log.
 _WIDTH = 140
 
@@ -26,6 +33,7 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._status: Status = self._console.status("looking for changes")
         self._phases: dict[str, str] = {}
+        self._models, self._done = 0, 0
 
     def __enter__(self) -> Progress:
         self._status.start()
@@ -33,6 +41,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
+
+    def begin(self, models: int) -> None:
+        """Notes how many there are."""
+        self._models, self._done = models, 0
+        self._refresh()
 
     def phase(self, model: str, phase: str) -> None:
         """Shows what a model is at."""
@@ -42,6 +55,7 @@ class Progress:
     def finished(self, result: BuildResult) -> None:
         """Shows what became of a model, unless nothing did."""
         self._phases.pop(result.model, None)
+        self._done += 1
         if result.status == "built":
             self._console.print(f"[green]built[/] {result.model} in {result.total_s:.1f} s")
         elif result.status == "failed":
@@ -50,7 +64,8 @@ class Progress:
 
     def _refresh(self) -> None:
         at_work = ", ".join(f"{model}: {phase}" for model, phase in self._phases.items())
-        self._status.update(at_work or "looking for changes")
+        done = f"{self._done} of {self._models} done" if self._models else ""
+        self._status.update("; ".join(filter(None, (done, at_work or "looking for changes"))))
 
 
 def print_report(report: BuildReport, seconds: float) -> None:
@@ -60,8 +75,7 @@ def print_report(report: BuildReport, seconds: float) -> None:
         console.width = _WIDTH
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
-        right = heading in ("version", "size", "seconds")
-        table.add_column(heading, justify="right" if right else "left")
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left")
     for result in report.results:
         table.add_row(result.model, _status(result.status), *_cells(result))
     for model in report.stale:
@@ -75,27 +89,46 @@ def _status(word: str) -> Text:
 
 
 def _cells(result: BuildResult) -> Sequence[str]:
-    parity = result.parity
     measured = [f"{name} {value:.3f}" for name, value in result.metrics.items()]
+    if result.speed_up is not None:
+        measured.append(f"{result.speed_up:.1f}x as quick")
     if result.random_weights:
         measured.append("random weights: predicts nothing")
     return (
         "" if result.version is None else str(result.version),
+        result.variant,
         format_bytes(result.artifact_bytes) if result.artifact_bytes else "",
-        f"{parity.worst:.1e} of {parity.tolerance:.0e}" if parity else "",
+        format_bytes(result.footprint.peak_bytes) if result.footprint else "",
+        parity_text(result.parity) if result.parity else "",
         ", ".join(measured),
         f"{result.total_s:.1f}" if result.seconds else "",
     )
 
 
+def parity_text(parity: ParityRecord) -> str:
+    """The figure that decided, beside what was allowed where it is one number."""
+    if parity.tolerance is None and parity.cosine_similarity is not None:
+        return f"cosine {parity.cosine_similarity:.3f}"
+    allowed = "" if parity.tolerance is None else f" of {parity.tolerance:.0e}"
+    return f"{parity.worst:.1e}{allowed}"
+
+
 def _print_remarks(report: BuildReport, seconds: float) -> None:
+    for result in report.results:
+        for warning in result.warnings if result.status == "built" else ():
+            click.secho(f"\nwarning: {warning}", fg="yellow", err=True)
     for result in report.failed:
         click.secho(f"\nerror: {result.error}", fg="red", err=True)
+    unproven = [r.model for r in report.results if r.status == "built" and not r.proven]
+    if unproven:
+        click.secho(f"\nno server has loaded: {', '.join(unproven)}", fg="yellow", err=True)
+    if any(result.status == "rejected" for result in report.results):
+        click.echo("\nRejected models stay as rolled back; a change or --force builds them again.")
     if report.stale:
         click.echo("\nStale models have left the fleet file; --prune removes them.")
     for model in report.pruned:
         click.echo(f"removed {model}")
     statuses = [result.status for result in report.results]
-    counts = {status: statuses.count(status) for status in ("built", "unchanged", "failed")}
+    counts = {status: statuses.count(status) for status in get_args(BuildStatus)}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     click.echo(f"\n{summary} in {seconds:.1f} s")

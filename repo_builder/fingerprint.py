@@ -19,7 +19,7 @@ from typing import Any
 from tritonfleet.server.layout import replace_text
 
 # Raise it when the same inputs begin to give another result.
-FORMAT = 1
+FORMAT = 2
 _PACKAGES = (
     "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "scikit-learn",
     "tokenizers", "torch", "transformers",
@@ -97,7 +97,7 @@ class DigestCache:
         """The digest of a file's bytes, or of a folder's names and bytes."""
         if path.is_file():
             return self._of_file(path)
-        lines = [f"{self._of_file(file)} {name}" for name, file in _files(path)]
+        lines = [f"{self._of_file(file)} {name}" for name, file in files_below(path)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _of_file(self, path: Path) -> str:
@@ -105,21 +105,23 @@ class DigestCache:
         known = self._known.get(key)
         if known and known[:2] == (stat.st_size, stat.st_mtime_ns):
             return known[2]
-        found = _sha256(path)
+        found = sha256_of(path)
         if time.time() - stat.st_mtime > _SETTLED_S:
             self._known[key] = (stat.st_size, stat.st_mtime_ns, found)
             self._changed = True
         return found
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below a folder with its name from there, in order, less Python's byte code."""
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if file.is_file() and _IGNORED not in name.parts:
             yield name.as_posix(), file
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, all of them read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -110,16 +110,18 @@ class IsolatedCall:
         status = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
         tail = last_lines(self.log.read_text(errors="replace") if self.log.exists() else "")
         quoted = f"\nThe end of {self.log}:\n{tail}" if tail else f" Its log is {self.log}."
-        hint = _advice(status)
-        return ExportFailed(
-            self.model, f"the export process {_ending(status)}", f"{hint}{quoted}".strip()
-        )
+        return crash(self.model, "the export process", status, quoted)
 
 
 def first_ready(calls: Iterable[IsolatedCall]) -> IsolatedCall:
     """Waits until one of several calls has something to say."""
     owners = {waitable: call for call in calls for waitable in call.waitables}
     return owners[connection.wait(list(owners))[0]]
+
+
+def crash(model: str, what: str, status: int, more: str = "") -> ExportFailed:
+    """What to say of a process that ended without a word; a negative status is a signal."""
+    return ExportFailed(model, f"{what} {_ending(status)}", f"{_advice(status)}{more}".strip())
 
 
 def _ending(status: int) -> str:
@@ -152,7 +154,7 @@ def run_child() -> None:
     """The child's whole life: takes its order from stdin and answers on the given descriptor."""
     sender = connection.Connection(int(sys.argv[1]), readable=False)
     model, function, argument, log, parent = pickle.load(sys.stdin.buffer)
-    _die_with(parent)
+    die_with(parent)
     sender.send(_outcome(model, function, argument, sender, log))
     sys.stdout.flush()
     # Nothing is left to do but to free gigabytes one object at a time.
@@ -173,7 +175,7 @@ def _outcome(model: str, function: Work, argument: Any, sender: Any, log: str) -
         )
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Asks the kernel to end this process when its parent ends, however that happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

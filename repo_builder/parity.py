@@ -1,73 +1,38 @@
 """Proves that an artifact computes what the original computes.
 
-Real-looking inputs of several sizes go through both; the worst difference, in proportion to the
-largest value, must stay within the tolerance. Elementwise relative tolerances cry wolf at every
-zero, and absolute ones depend on the model's scale. Rows must not see each other, or batching
-would change answers.
+Real-looking inputs of several sizes went through the original once; each candidate must answer
+them alike (gates.py), and its rows must not see each other, or batching would change answers.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from repo_builder.causes import root_cause
-from repo_builder.signature import BATCH, Signature
-from repo_builder.sources.base import Checkpoint
+from repo_builder.gates import Difference, Gate, Tally
+from repo_builder.reference import Array, Case, Recorded, Reference, Tensors
+from repo_builder.runners import OnnxRunner, Runner, run_case
+from repo_builder.signature import BATCH, Signature, read_signature
+from repo_builder.sources.base import Checkpoint, Predict
 from tritonfleet.errors import ParityFailed
 from tritonfleet.server.layout import ParityRecord
-from tritonfleet.spec.fleet import ParitySpec
+from tritonfleet.spec.export import ParitySpec
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
 _SIZES_OF_UNNAMED = (1, 4, 9)
-_HINT = (
-    "Look for state, randomness or branches in its forward; raise parity.tolerance if it is fine."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Sizes of the named dimensions."""
-
-    sizes: Mapping[str, int]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
-
-
-class Difference(Exception):
-    """Why two outputs cannot count as equal."""
-
-
-def check_parity(
-    model: str, checkpoint: Checkpoint, artifact: Path, signature: Signature, spec: ParitySpec
-) -> ParityRecord:
-    """The worst difference found; ParityFailed names output, case and difference."""
-    session = _session(model, artifact)
-    worst, worst_case, count = 0.0, "", 0
-    for case in cases(checkpoint, spec):
-        inputs = checkpoint.sample(case.sizes, np.random.default_rng(count))
-        expected = _original(model, checkpoint, inputs, case)
-        got = _run(model, session, inputs, case)
-        for name, reference, value in zip(checkpoint.outputs, expected, got, strict=True):
-            found = _judge(model, name, str(case), reference, value, spec.tolerance)
-            if found > worst or not worst_case:
-                worst, worst_case = max(found, worst), f"{name} at {case}"
-        if signature.batchable:
-            _check_rows(model, session, inputs, got, case, spec.tolerance)
-        count += 1
-    return ParityRecord(worst=worst, tolerance=spec.tolerance, worst_case=worst_case, cases=count)
+# Of a large batch, so many rows are asked alone.
+_ROWS_ALONE = 8
+_HINT = "Look for state, randomness or branches in its forward; loosen 'parity' if it is fine."
 
 
 def cases(checkpoint: Checkpoint, spec: ParitySpec) -> Iterator[Case]:
     """Every batch size with every combination of the named sizes the model can take."""
     named = {
-        name: _within(spec.dimensions.get(name, _SIZES_OF_UNNAMED), checkpoint.longest)
+        name: _within(_sizes(checkpoint, spec, name), checkpoint.longest)
         for name in checkpoint.dimensions
     }
     if checkpoint.batched:
@@ -76,97 +41,130 @@ def cases(checkpoint: Checkpoint, spec: ParitySpec) -> Iterator[Case]:
         yield Case(dict(zip(named, sizes, strict=True)))
 
 
+def _sizes(checkpoint: Checkpoint, spec: ParitySpec, name: str) -> tuple[int, ...]:
+    if "dimensions" in spec.model_fields_set and name in spec.dimensions:
+        return spec.dimensions[name]
+    return checkpoint.sizes.get(name) or spec.dimensions.get(name, _SIZES_OF_UNNAMED)
+
+
 def _within(sizes: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(min(size, longest or size) for size in sizes))
 
 
-def difference(reference: Array, value: Array) -> float:
-    """max|difference| / max|reference| over the finite values.
-
-    Raises Difference when shapes, types, or the places of infinities and NaNs differ.
-    """
-    if reference.shape != value.shape:
-        raise Difference(f"has shape {list(value.shape)} instead of {list(reference.shape)}")
-    if reference.dtype != value.dtype:
-        raise Difference(f"is {value.dtype} instead of {reference.dtype}")
-    if reference.dtype.kind not in "fc":
-        reference, value = reference.astype(np.float64), value.astype(np.float64)
-    finite = np.isfinite(reference)
-    if not np.array_equal(reference[~finite], value[~finite], equal_nan=True) or not np.array_equal(
-        finite, np.isfinite(value)
-    ):
-        raise Difference("is infinite or not a number in other places")
-    with np.errstate(invalid="ignore"):
-        distance = float(np.max(np.abs(reference - value), initial=0.0, where=finite))
-    scale = float(np.max(np.abs(reference), initial=0.0, where=finite))
-    return distance / scale if scale else (0.0 if distance == 0.0 else float("inf"))
+def original(model: str, checkpoint: Checkpoint) -> Predict:
+    """The original itself, with named arrays in and out."""
+    if checkpoint.onnx is not None:
+        # Unoptimised, so that what a session makes of the graph is held against what it says.
+        signature = read_signature(model, checkpoint.onnx)
+        return OnnxRunner(model, checkpoint.onnx, signature, optimize=False).run
+    return lambda inputs: _eager(checkpoint, inputs)
 
 
-def _judge(
-    model: str, output: str, case: str, reference: Array, value: Array, tolerance: float
-) -> float:
-    try:
-        found = difference(reference, value)
-    except Difference as error:
-        raise ParityFailed(model, f"output '{output}' {error} at {case}", _HINT) from None
-    if found > tolerance:
-        cause = f"output '{output}' differs by {found:.2g} at {case}, allowed is {tolerance:.2g}"
-        raise ParityFailed(model, cause, _HINT)
-    return found
-
-
-def _check_rows(
-    model: str, session: Any, inputs: Mapping[str, Array], batch: list[Array], case: Case,
-    tolerance: float,
-) -> None:  # fmt: skip
-    """Each row alone must give what it gave in company."""
-    rows = len(next(iter(inputs.values())))
-    if rows < 2:
-        return
-    names = [output.name for output in session.get_outputs()]
-    for row in range(rows):
-        alone = _run(model, session, {n: v[row : row + 1] for n, v in inputs.items()}, case)
-        for name, together, single in zip(names, batch, alone, strict=True):
-            where = f"{case}, row {row} alone"
-            _judge(model, name, where, together[row : row + 1], single, tolerance)
-
-
-def _session(model: str, artifact: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(
-            str(artifact), options, providers=["CPUExecutionProvider"]
-        )
-    # onnxruntime's exceptions have no common base that it exports.
-    except Exception as error:
-        cause = f"ONNX Runtime does not load the artifact: {root_cause(error)}"
-        raise ParityFailed(model, cause, "Try another 'export.opset'.") from error
-
-
-def _run(model: str, session: Any, inputs: Mapping[str, Array], case: Case) -> list[Array]:
-    try:
-        return [np.asarray(value) for value in session.run(None, dict(inputs))]
-    except Exception as error:
-        cause = f"the artifact fails at {case}: {root_cause(error)}"
-        hint = "A size it was not made for? Set 'parity.dimensions' and 'parity.batch_sizes'."
-        raise ParityFailed(model, cause, hint) from error
-
-
-def _original(
-    model: str, checkpoint: Checkpoint, inputs: Mapping[str, Array], case: Case
-) -> list[Array]:
+def _eager(checkpoint: Checkpoint, inputs: Mapping[str, Array]) -> Tensors:
     import torch
 
+    with torch.no_grad():
+        given = (torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in checkpoint.inputs)
+        result = checkpoint.module(*given)
+    results = (result,) if isinstance(result, torch.Tensor) else tuple(result)
+    values = [np.asarray(value.detach().cpu().numpy()) for value in results]
+    return dict(zip(checkpoint.outputs, values, strict=True))
+
+
+def record_reference(
+    model: str, checkpoint: Checkpoint, spec: ParitySpec, folder: Path
+) -> Reference:
+    """Asks the original every case once; ParityFailed for a case that it cannot answer itself."""
+    predict = original(model, checkpoint)
+
+    def recorded() -> Iterator[Recorded]:
+        for index, case in enumerate(cases(checkpoint, spec)):
+            inputs = checkpoint.sample(case.sizes, np.random.default_rng(index))
+            yield Recorded(case, inputs, _answer(model, predict, inputs, case))
+
+    return Reference.record(folder, recorded())
+
+
+def _answer(model: str, predict: Predict, inputs: Tensors, case: Case) -> Tensors:
     try:
-        with torch.no_grad():
-            result = checkpoint.module(*(torch.from_numpy(value) for value in inputs.values()))
+        return predict(inputs)
     # The forward is the user's code: it may raise anything.
     except Exception as error:
         cause = f"the original itself fails at {case}: {root_cause(error)}"
         hint = "Set 'parity.dimensions' and 'parity.batch_sizes' to sizes that it takes."
         raise ParityFailed(model, cause, hint) from error
-    results = (result,) if isinstance(result, torch.Tensor) else tuple(result)
-    return [np.asarray(value.detach().cpu().numpy()) for value in results]
+
+
+def check_parity(
+    model: str, runner: Runner, reference: Reference, signature: Signature, gate: Gate
+) -> ParityRecord:
+    """What was found; ParityFailed names output, case and figure of what is out of bounds."""
+    tally, count = Tally(gate), 0
+    for recorded in reference:
+        got = run_case(model, runner, recorded.inputs, str(recorded.case))
+        _judge(model, tally, str(recorded.case), recorded.outputs, got)
+        if signature.batchable:
+            _check_rows(model, runner, recorded, got, gate)
+        count += 1
+    try:
+        tally.close()
+    except Difference as error:
+        raise ParityFailed(model, str(error), _HINT) from None
+    return _record(tally, count)
+
+
+def _record(tally: Tally, count: int) -> ParityRecord:
+    return ParityRecord(
+        worst=tally.worst,
+        tolerance=tally.gate.tolerance,
+        worst_case=tally.worst_case,
+        cases=count,
+        precision=tally.gate.precision,
+        cosine_similarity=tally.cosine,
+        argmax_agreement=tally.argmax_agreement,
+        top_k_agreement=tally.top_k_agreement,
+        outputs=tally.by_output,
+    )
+
+
+def _judge(
+    model: str, tally: Tally, case: str, expected: Mapping[str, Array], got: Mapping[str, Array]
+) -> None:
+    for name, reference in expected.items():
+        try:
+            tally.judge(name, case, reference, got[name])
+        except Difference as error:
+            raise ParityFailed(model, f"output '{name}' {error} at {case}", _HINT) from None
+
+
+def _check_rows(
+    model: str, runner: Runner, recorded: Recorded, together: Tensors, gate: Gate
+) -> None:
+    """Each row alone must give what it gave in company."""
+    rows = len(next(iter(recorded.inputs.values())))
+    if rows < 2:
+        return
+    tally = Tally(gate)
+    for row in range(min(rows, _ROWS_ALONE)):
+        where = f"{recorded.case}, row {row} alone"
+        one = {name: value[row : row + 1] for name, value in recorded.inputs.items()}
+        expected = {name: value[row : row + 1] for name, value in together.items()}
+        _judge(model, tally, where, expected, run_case(model, runner, one, where))
+
+
+def token_agreement(expected: Any, got: Any) -> float:
+    """Share of generated tokens that are the same, [prompts, tokens] each."""
+    width = min(expected.shape[1], got.shape[1])
+    if expected.shape[1] != got.shape[1] and not width:
+        return 0.0
+    same = np.sum(expected[:, :width] == got[:, :width])
+    return float(same / (expected.shape[0] * max(expected.shape[1], got.shape[1])))
+
+
+def check_tokens(model: str, record: ParityRecord, found: float, gate: Gate) -> ParityRecord:
+    """The record with the share of tokens that agree; ParityFailed when it is too small."""
+    wanted = gate.min_token_agreement
+    if wanted is not None and found < wanted:
+        cause = f"only {found:.1%} of its generated tokens agree, asked are {wanted:.1%}"
+        raise ParityFailed(model, cause, _HINT)
+    return record.model_copy(update={"token_agreement": found})

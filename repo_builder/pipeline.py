@@ -1,35 +1,50 @@
-"""The whole way of a model: fetch, export, read signature, check parity, render config, publish.
+"""The whole way of a model: fetch, export, check, choose, render config, prove, publish.
 
 Plain and synchronous. What needs PyTorch runs in a process of its own for each model, several at
-once if asked; everything that touches the repository happens here, one model after the other. A
-model that fails takes nobody along but the ensembles that need it.
+once as cores and memory allow; everything that touches the repository happens here, one model
+after the other. A model that fails takes nobody along but the ensembles that need it.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from repo_builder.config import read_labels, render_config
+from repo_builder.admission import Limits, export_bytes
+from repo_builder.config import (
+    DEFAULT_MAX_BATCH_SIZE,
+    RenderedConfig,
+    read_data_files,
+    read_labels,
+    render_config,
+)
+from repo_builder.examples import read_arrays
 from repo_builder.export_process import ExportOrder, export_model
-from repo_builder.fingerprint import DigestCache, Fingerprint, package_versions
+from repo_builder.fingerprint import DigestCache, package_versions
+from repo_builder.footprints import larger
+from repo_builder.gates import Gate, gate_for
 from repo_builder.isolation import IsolatedCall, Progress, first_ready
-from repo_builder.plan import Need, Plan, fingerprint_of, plan, published_digest
-from repo_builder.product import Product
+from repo_builder.plan import Need, Plan, fingerprint_of, parts_of, plan, published_digest
+from repo_builder.product import Product, published_product
 from repo_builder.publish import Staged, commit, remove, stage
+from repo_builder.reference import Reference
 from repo_builder.results import BuildReport, BuildResult
-from repo_builder.signature import read_signature
+from repo_builder.scratch.order import Proof, ProofOrder
+from repo_builder.scratch.server import ScratchServer
 from repo_builder.sources.base import AssembledSource
+from repo_builder.sources.location import artifact_path
 from repo_builder.staging import open_staging
 from repo_builder.workshop import Workshop, select, stale_models
 from tritonfleet.errors import BuildError, FleetError
 from tritonfleet.plugins import lookup
-from tritonfleet.server.layout import ManifestEntry
-from tritonfleet.spec.fleet import HuggingFaceSource
+from tritonfleet.server.layout import Manifest, ManifestEntry, read_manifest
+from tritonfleet.spec.sources import HuggingFaceSource, PythonSource
 
 
 def build_fleet(shop: Workshop, models: Iterable[str] = ()) -> BuildReport:
@@ -38,8 +53,16 @@ def build_fleet(shop: Workshop, models: Iterable[str] = ()) -> BuildReport:
     Raises ModelNotFound for an unknown name, PublishFailed when the repository is being built.
     """
     wanted = select(shop.fleet, models)
-    with open_staging(shop.repository) as staging:
-        results = _Build(shop, staging).run(wanted)
+    with ExitStack() as stack:
+        staging = stack.enter_context(open_staging(shop.repository))
+        scratch = stack.enter_context(
+            ScratchServer(
+                staging / "scratch",
+                shop.state_dir,
+                onnxruntime_backend=shop.onnxruntime_backend,
+            )
+        )
+        results = _Build(shop, staging, scratch).run(wanted)
         stale = stale_models(shop.fleet, shop.repository)
         if not shop.prune:
             return BuildReport(results, stale=stale)
@@ -54,7 +77,9 @@ class _Export:
 
     call: IsolatedCall
     contents: Path
+    work: Path
     plan: Plan
+    need_bytes: int
 
 
 @dataclass(slots=True)
@@ -63,22 +88,28 @@ class _Build:
 
     shop: Workshop
     staging: Path
+    scratch: ScratchServer
     results: dict[str, BuildResult] = field(default_factory=dict)
     running: dict[str, _Export] = field(default_factory=dict)
     digest: DigestCache = field(init=False)
+    manifest: Manifest = field(init=False)
+    limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
         self.digest = DigestCache.load(self.shop.digests)
+        self.manifest = read_manifest(self.shop.repository)
+        self.limits = Limits.of_this_machine(self.shop.jobs)
 
     def run(self, models: tuple[str, ...]) -> tuple[BuildResult, ...]:
         """Every model's outcome, in the given order."""
         waiting = list(models)
+        self.shop.watcher.begin(len(models))
         try:
             while waiting or self.running:
-                ready = [model for model in waiting if self._members_done(model)]
-                if ready and len(self.running) < self.shop.jobs:
-                    waiting.remove(ready[0])
-                    self._attempt(ready[0], self._start)
+                ready = next((model for model in waiting if self._may_start(model)), None)
+                if ready is not None:
+                    waiting.remove(ready)
+                    self._attempt(ready, self._start)
                 else:
                     self._follow_exports()
         finally:
@@ -87,8 +118,18 @@ class _Build:
         self.digest.save()
         return tuple(self.results[model] for model in models)
 
-    def _members_done(self, model: str) -> bool:
-        return all(member in self.results for member in self.shop.fleet.models[model].members)
+    def _may_start(self, model: str) -> bool:
+        if any(member not in self.results for member in self.shop.fleet.models[model].members):
+            return False
+        running = [export.need_bytes for export in self.running.values()]
+        return self.limits.admit(export_bytes(self._weights(model)) if running else 0, running)
+
+    def _weights(self, model: str) -> Path | None:
+        """The local files that a model's weights come from, as far as they can be told."""
+        source = self.shop.fleet.models[model].source
+        named = getattr(source, "path", None) or getattr(source, "model", None)
+        path = self.shop.base / named if named else None
+        return path if path is not None and path.exists() else None
 
     def _attempt(self, model: str, step: Callable[..., None], *arguments: Any) -> None:
         """Runs a step of one model; what goes wrong in it is that model's failure."""
@@ -109,12 +150,14 @@ class _Build:
         """Does what a model needs, or begins it."""
         self._check_members(model)
         source = self._source(model)
-        needed = plan(self.shop, model, source, self.digest)
+        needed = plan(self.shop, model, source, self.digest, self.manifest)
         if needed.need is Need.NOTHING and needed.published:
             self._finish(BuildResult.of_entry(model, "unchanged", needed.published))
+        elif needed.need is Need.REJECTED and needed.published:
+            self._finish(BuildResult.of_entry(model, "rejected", needed.published))
         elif needed.need is Need.CONFIG and needed.published:
-            product = self._published_product(model, needed.published)
-            self._publish(model, product, None, needed.fingerprint)
+            product = published_product(needed.published)
+            self._publish(model, product, None, needed)
         elif isinstance(source, AssembledSource):
             self._assemble(model, source, needed)
         else:
@@ -128,23 +171,6 @@ class _Build:
             if self.results[member].status == "failed":
                 raise BuildError(model, f"its member '{member}' failed", "Repair that one first.")
 
-    def _published_product(self, model: str, entry: ManifestEntry) -> Product:
-        """What an earlier build made, read back from where it is published."""
-        self.shop.watcher.phase(model, "signature")
-        folder = self.shop.repository / model / str(entry.version)
-        artifact = lookup("exporters", self.shop.fleet.export(model).exporter).artifact_name
-        return Product(
-            entry.backend,
-            read_signature(model, folder / artifact),
-            labels={name: tuple(row) for name, row in entry.source.get("labels", {}).items()},
-            parity=entry.parity,
-            metrics=entry.metrics,
-            facts={
-                key: entry.source[key] for key in ("commit", "max_length") if key in entry.source
-            },
-            packages=entry.packages,
-        )
-
     def _assemble(self, model: str, source: AssembledSource[Any], needed: Plan) -> None:
         self.shop.watcher.phase(model, "assemble")
         start = time.perf_counter()
@@ -153,7 +179,7 @@ class _Build:
         product = source.assemble(self.shop.fleet.models[model].source, context, contents)
         seconds = {"assemble": round(time.perf_counter() - start, 3)}
         product = replace(product, seconds=seconds, packages=package_versions())
-        self._publish(model, product, contents, needed.fingerprint)
+        self._publish(model, product, contents, needed)
 
     def _contents(self, model: str) -> Path:
         """An empty version folder in staging."""
@@ -162,11 +188,22 @@ class _Build:
         return folder
 
     def _begin_export(self, model: str, needed: Plan) -> None:
-        shop, contents = self.shop, self._contents(model)
-        source, export = shop.fleet.models[model].source, shop.fleet.export(model)
-        order = ExportOrder(shop.context(model), source, export, contents)
+        shop, contents, work = self.shop, self._contents(model), self.staging / f"{model}.work"
+        serving = shop.fleet.serving(model)
+        batch = serving.max_batch_size
+        order = ExportOrder(
+            shop.context(model),
+            shop.fleet.models[model].source,
+            shop.fleet.export(model),
+            contents,
+            work,
+            shop.cache / model,
+            DEFAULT_MAX_BATCH_SIZE if batch is None else batch,
+            self.limits.threads,
+        )
         call = IsolatedCall(model, export_model, order, shop.log(model))
-        self.running[model] = _Export(call, contents, needed)
+        need_bytes = export_bytes(self._weights(model))
+        self.running[model] = _Export(call, contents, work, needed, need_bytes)
 
     def _follow_exports(self) -> None:
         """Waits for one event of one export, and acts on it."""
@@ -180,47 +217,104 @@ class _Build:
         if event.error is not None:
             self._finish(BuildResult(call.model, "failed", error=event.error))
         else:
-            self._attempt(call.model, self._publish, event.value, export.contents,
-                          export.plan.fingerprint)  # fmt: skip
+            self._attempt(call.model, self._publish, event.value, export.contents, export.plan)
+        shutil.rmtree(export.work, ignore_errors=True)
 
-    def _publish(
-        self, model: str, product: Product, contents: Path | None, fingerprint: Fingerprint | None
-    ) -> None:
-        """Renders the configuration and moves the model in."""
+    def _publish(self, model: str, product: Product, contents: Path | None, needed: Plan) -> None:
+        """Renders the configuration, has a server prove the model, and moves it in."""
         shop, serving = self.shop, self.shop.fleet.serving(model)
         shop.watcher.phase(model, "publish")
         start = time.perf_counter()
         # What had to be fetched first can be told only now.
-        fingerprint = fingerprint or fingerprint_of(shop, model, self._source(model), self.digest)
-        config = render_config(model, product, serving, read_labels(model, serving, shop.base))
+        source = self._source(model)
+        parts = needed.parts or parts_of(shop, model, source, self.digest, self.manifest)
+        labels = read_labels(model, serving, shop.base)
+        data_files = read_data_files(model, serving, shop.base)
+        config = render_config(model, product, serving, labels, data_files)
         staged = stage(model, contents, config, serving, shop.repository, self.staging)
-        digest = published_digest(staged.folder, staged.version, self.digest)
         seconds = {**product.seconds, "publish": round(time.perf_counter() - start, 3)}
-        entry = self._entry(product, staged, str(fingerprint), digest, seconds)
-        commit(staged, entry, shop.repository)
+        product, proof = self._prove(replace(product, seconds=seconds), staged, config)
+        if contents is None and needed.published:
+            proof = replace(proof, footprint=larger(needed.published.footprint, proof.footprint))
+        entry = commit(
+            staged, self._entry(product, proof, staged, parts), shop.repository, self.digest
+        )
+        self.manifest = self.manifest.with_entry(model, entry)
         self._finish(BuildResult.of_entry(model, "built", entry))
 
+    def _prove(
+        self, product: Product, staged: Staged, config: RenderedConfig
+    ) -> tuple[Product, Proof]:
+        """What a scratch server makes of the staged model; ProofFailed unless it serves it."""
+        shop, model = self.shop, staged.model
+        export = shop.fleet.export(model)
+        if not shop.proof or export.proof == "off":
+            return product, Proof()
+        shop.watcher.phase(model, "proof")
+        start = time.perf_counter()
+        order = ProofOrder(
+            model,
+            staged.folder,
+            staged.version,
+            config.message,
+            export.proof,
+            members={name: shop.repository / name for name in shop.fleet.requires(model)},
+            reference=Reference(product.reference) if product.reference else None,
+            gate=self._gate(model, product),
+            examples=self._examples(model),
+        )
+        proof = self.scratch.prove(order)
+        seconds = {**product.seconds, "proof": round(time.perf_counter() - start, 3)}
+        return replace(product, seconds=seconds), proof
+
+    def _gate(self, model: str, product: Product) -> Gate | None:
+        """The measure that the published variant was held to."""
+        export = self.shop.fleet.export(model)
+        if product.parity is None:
+            return None
+        named = {variant.label: variant for variant in export.variants}
+        variant = named.get(product.variant)
+        if variant is None:
+            return gate_for(export.parity, "fp32")
+        return gate_for(variant.parity or export.parity, variant.arithmetic)
+
+    def _examples(self, model: str) -> Mapping[str, Any] | None:
+        """Real inputs for a model whose original cannot be asked."""
+        where = self.shop.fleet.export(model).examples
+        if where is None or not isinstance(self.shop.fleet.models[model].source, PythonSource):
+            return None
+        return read_arrays(model, artifact_path(where, self.shop.context(model)))
+
     def _entry(
-        self, product: Product, staged: Staged, fingerprint: str, digest: str,
-        seconds: dict[str, float],
-    ) -> ManifestEntry:  # fmt: skip
+        self, product: Product, proof: Proof, staged: Staged, parts: dict[str, str] | None
+    ) -> ManifestEntry:
         spec = self.shop.fleet.models[staged.model]
         source = {**spec.source.model_dump(mode="json", exclude_unset=True), **product.facts}
         if product.labels and not spec.members:
             source["labels"] = {name: list(row) for name, row in product.labels.items()}
         return ManifestEntry(
-            fingerprint=fingerprint,
+            # A remote source that changed under the build is like nothing: built again next time.
+            fingerprint=str(fingerprint_of(parts)) if parts else "",
+            parts=parts or {},
             version=staged.version,
             backend=product.backend or "ensemble",
             source=source,
-            digest=digest,
+            digest=published_digest(staged.folder, staged.version, self.digest),
             artifact_bytes=staged.artifact_bytes,
             requires=self.shop.fleet.requires(staged.model),
             random_weights=isinstance(spec.source, HuggingFaceSource)
             and spec.source.random_weights is not None,
+            signature=product.signature.texts(),
+            variant=product.variant,
+            variants=product.variants,
+            original=product.original,
+            original_metric=product.original_metric,
             parity=product.parity,
+            proof=proof.record,
+            footprint=proof.footprint,
             metrics=dict(product.metrics),
             packages=dict(product.packages),
-            timings_s=seconds,
+            timings_s=dict(product.seconds),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            warnings=(*product.warnings, *([proof.warning] if proof.warning else [])),
         )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from tritonfleet.errors import FleetError
-from tritonfleet.server.layout import ManifestEntry, ParityRecord
+from tritonfleet.server.layout import Footprint, ManifestEntry, ParityRecord
+
+BuildStatus: TypeAlias = Literal["built", "unchanged", "rejected", "failed"]
+"""Rejected: left alone, for a rollback has left behind what would come out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +18,21 @@ class BuildResult:
     """One model's outcome."""
 
     model: str
-    status: Literal["built", "unchanged", "failed"]
+    status: BuildStatus
     version: int | None = None
+    variant: str = ""
     artifact_bytes: int = 0
     random_weights: bool = False
     parity: ParityRecord | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By phase; empty when nothing was done."""
+    footprint: Footprint | None = None
+    warnings: tuple[str, ...] = ()
+    speed_up: float | None = None
+    """How many times quicker than the original at the first measured batch size."""
+    proven: bool = False
+    """Whether a tritonserver has loaded it."""
     error: FleetError | None = None
 
     @property
@@ -31,19 +41,22 @@ class BuildResult:
         return sum(self.seconds.values())
 
     @classmethod
-    def of_entry(
-        cls, model: str, status: Literal["built", "unchanged"], entry: ManifestEntry
-    ) -> BuildResult:
+    def of_entry(cls, model: str, status: BuildStatus, entry: ManifestEntry) -> BuildResult:
         """The outcome that a manifest entry tells."""
         return cls(
             model,
             status,
-            entry.version,
-            entry.artifact_bytes,
-            entry.random_weights,
-            entry.parity,
-            entry.metrics,
-            entry.timings_s if status == "built" else {},
+            version=entry.version,
+            variant=entry.variant,
+            artifact_bytes=entry.artifact_bytes,
+            random_weights=entry.random_weights,
+            parity=entry.parity,
+            metrics=entry.metrics,
+            seconds=entry.timings_s if status == "built" else {},
+            footprint=entry.footprint,
+            warnings=entry.warnings,
+            speed_up=_speed_up(entry),
+            proven=entry.proof is not None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -52,14 +65,27 @@ class BuildResult:
             "model": self.model,
             "status": self.status,
             "version": self.version,
+            "variant": self.variant,
             "artifact_bytes": self.artifact_bytes,
             "random_weights": self.random_weights,
             "parity": self.parity.model_dump() if self.parity else None,
             "metrics": dict(self.metrics),
+            "footprint": self.footprint.model_dump() if self.footprint else None,
+            "warnings": list(self.warnings),
+            "speed_up": self.speed_up,
+            "proven": self.proven,
             "seconds": dict(self.seconds),
             "error": str(self.error) if self.error else None,
             "error_type": type(self.error).__name__ if self.error else None,
         }
+
+
+def _speed_up(entry: ManifestEntry) -> float | None:
+    published = next((each for each in entry.variants if each.name == entry.variant), None)
+    if published is None or published.measured is None or entry.original is None:
+        return None
+    batch = min(published.measured.latency_ms)
+    return entry.original.latency_ms[batch] / published.measured.latency_ms[batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +105,9 @@ class BuildReport:
 class Watcher(Protocol):
     """Whoever wants to follow a build."""
 
+    def begin(self, models: int) -> None:
+        """So many models are looked at."""
+
     def phase(self, model: str, phase: str) -> None:
         """A model has entered a phase."""
 
@@ -88,6 +117,9 @@ class Watcher(Protocol):
 
 class Unwatched:
     """Follows nothing."""
+
+    def begin(self, models: int) -> None:
+        """Nothing."""
 
     def phase(self, model: str, phase: str) -> None:
         """Nothing."""

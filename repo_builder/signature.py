@@ -6,7 +6,7 @@ Knows ONNX's types and Triton's; decides whether requests may be batched. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +38,16 @@ class Tensor:
     dtype: str
     shape: Shape
 
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Tensor:
+        """The tensor of a name and what ``str`` gave of it."""
+        dtype, _, sizes = text.removesuffix("]").partition("[")
+        parts = [part.strip() for part in sizes.split(",") if part.strip()]
+        return cls(name, dtype, tuple(int(part) if part.isdigit() else part for part in parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -62,6 +72,20 @@ class Signature:
             return False
         return not any(_mentions(size, batch) for t in tensors for size in t.shape[1:])
 
+    def texts(self) -> dict[str, dict[str, str]]:
+        """As the manifest keeps it: by side and name, such as 'INT64[batch, sequence]'."""
+        sides = {"inputs": self.inputs, "outputs": self.outputs}
+        return {side: {t.name: str(t) for t in tensors} for side, tensors in sides.items()}
+
+    @classmethod
+    def from_texts(cls, sides: Mapping[str, Mapping[str, str]]) -> Signature:
+        """What ``texts`` gave."""
+        inputs, outputs = (
+            tuple(Tensor.parse(name, text) for name, text in sides.get(side, {}).items())
+            for side in ("inputs", "outputs")
+        )
+        return cls(inputs, outputs)
+
     @property
     def tensors(self) -> Iterator[Tensor]:
         """Inputs, then outputs."""
@@ -83,7 +107,11 @@ def read_signature(model: str, path: Path) -> Signature:
     """
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
+    return graph_signature(model, onnx.load(str(path), load_external_data=False).graph)
+
+
+def graph_signature(model: str, graph: Any) -> Signature:
+    """The signature of an ONNX graph; InvalidModelConfig as above."""
     weights = {initializer.name for initializer in graph.initializer}
     inputs = tuple(_tensor(model, value) for value in graph.input if value.name not in weights)
     return Signature(inputs, tuple(_tensor(model, value) for value in graph.output))

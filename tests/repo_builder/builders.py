@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from repo_builder.gates import gate_for
+from repo_builder.parity import check_parity, record_reference
 from repo_builder.product import Product
-from repo_builder.signature import Signature, Tensor
+from repo_builder.runners import open_runner
+from repo_builder.signature import Signature, Tensor, read_signature
+from repo_builder.sources.base import Checkpoint
 from repo_builder.workshop import Workshop
-from tritonfleet.spec.fleet import FleetSpec, ServingSpec
+from tritonfleet.server.layout import ParityRecord
+from tritonfleet.spec.export import ParitySpec, Precision
+from tritonfleet.spec.fleet import FleetSpec
+from tritonfleet.spec.serving import ServingSpec
 
 FACTORIES = Path(__file__).with_name("factories")
-ECHO_CODE = "class TritonPythonModel:\n    pass\n"
+ECHO_CODE = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.respond(request) for request in requests]
+
+    def respond(self, request):
+        values = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", values)])
+"""
 
 
 def fleet(models: dict[str, Any], **more: Any) -> FleetSpec:
@@ -21,7 +40,9 @@ def fleet(models: dict[str, Any], **more: Any) -> FleetSpec:
 
 
 def shop(folder: Path, models: dict[str, Any], **options: Any) -> Workshop:
+    """A workshop in a folder; only builds with ``proof=True`` start a tritonserver."""
     spec = fleet(models, **options.pop("fleet", {}))
+    options = {"proof": False, **options}
     return Workshop(spec, folder, folder / "repository", folder / "state", **options)
 
 
@@ -73,6 +94,24 @@ def torch_model(factory: str, **fields: Any) -> dict[str, Any]:
 def ensemble(*steps: str | dict[str, Any], outputs: list[str]) -> dict[str, Any]:
     members = [{"model": step} if isinstance(step, str) else step for step in steps]
     return {"source": {"kind": "ensemble", "steps": members, "outputs": outputs}}
+
+
+def parity_of(
+    checkpoint: Checkpoint,
+    artifact: Path,
+    spec: ParitySpec | None = None,
+    *,
+    backend: str = "onnxruntime",
+    precision: Precision = "fp32",
+    signature: Signature | None = None,
+) -> ParityRecord:
+    """Holds an artifact against its original; raises ParityFailed."""
+    spec = spec or ParitySpec()
+    folder = Path(tempfile.mkdtemp(dir=artifact.parent))
+    reference = record_reference("m", checkpoint, spec, folder)
+    signature = signature or read_signature("m", artifact)
+    runner = open_runner(backend, "m", artifact, signature)
+    return check_parity("m", runner, reference, signature, gate_for(spec, precision))
 
 
 def files(folder: Path) -> dict[str, bytes]:

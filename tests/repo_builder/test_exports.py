@@ -24,7 +24,7 @@ pytestmark = pytest.mark.build
 MAIN = "from tritonfleet.cli import main; main()"
 FAILING = {
     "branching": (ExportFailed, "branches on values"),
-    "unlike": (ParityFailed, r"output 'y' differs by 0\.\d+ at batch=1"),
+    "unlike": (ParityFailed, r"output 'y' differs by 0\.\d+, allowed is 0.0001 at batch=1"),
     "mixing": (ParityFailed, "row 0 alone"),
     "raising": (ExportFailed, "RuntimeError: the data set is empty"),
     "crashing": (ExportFailed, "(?s)killed by SIGSEGV.*about to crash"),
@@ -72,7 +72,7 @@ def test_parity_and_metrics_are_on_record(built):
     assert entry.metrics == {"accuracy": 0.5}
     assert entry.parity.worst < entry.parity.tolerance
     assert entry.parity.cases == 2
-    assert {"fetch", "load", "export", "signature", "parity", "publish"} == set(entry.timings_s)
+    assert {"fetch", "load", "reference", "export", "publish"} == set(entry.timings_s)
 
 
 def test_the_configuration_is_the_artifact_s(built):
@@ -137,7 +137,7 @@ class Endless:
         self.fleet = write_fleet(folder, models)
         self.environment = {**os.environ, "TRITONFLEET_STATE_DIR": str(folder / "state")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "build", "-f", str(self.fleet), "--json",
+            [sys.executable, "-c", MAIN, "build", "-f", str(self.fleet), "--json", "--no-proof",
              "--repository", str(folder / "repository")],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

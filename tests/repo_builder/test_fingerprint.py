@@ -66,7 +66,7 @@ def test_an_unchanged_file_is_not_read_again(cache, tmp_path, monkeypatch):
     file = settled(tmp_path / "a", "x")
     found = cache(file)
     cache.save()
-    monkeypatch.setattr(fingerprint, "_sha256", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda path: pytest.fail(f"read {path}"))
     assert DigestCache.load(cache.file)(file) == found
 
 
@@ -92,7 +92,7 @@ def test_a_file_written_a_moment_ago_is_read_each_time(cache, tmp_path):
 def test_a_damaged_cache_is_an_empty_one(tmp_path, text):
     (tmp_path / "digests.json").write_text(text)
     file = settled(tmp_path / "a", "x")
-    assert DigestCache.load(tmp_path / "digests.json")(file) == fingerprint._sha256(file)
+    assert DigestCache.load(tmp_path / "digests.json")(file) == fingerprint.sha256_of(file)
 
 
 def test_files_that_are_gone_are_forgotten(cache, tmp_path):

@@ -3,56 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repo_builder.parity import Case, Difference, cases, difference
+from repo_builder.gates import gate_for
+from repo_builder.parity import cases, check_parity, check_tokens, token_agreement
+from repo_builder.reference import Case, Recorded, Reference
 from repo_builder.sources.base import Checkpoint, InputField
-from tritonfleet.spec.fleet import ParitySpec
+from tests.repo_builder.builders import signature
+from tritonfleet.errors import ParityFailed
+from tritonfleet.spec.export import ParitySpec
 
 
 def checkpoint(longest: int | None = None, **inputs: InputField) -> Checkpoint:
     return Checkpoint(None, inputs, ("y",), longest=longest)
-
-
-def floats(*values: float) -> np.ndarray:
-    return np.array(values, dtype=np.float32)
-
-
-def test_the_difference_is_in_proportion_to_the_largest_value():
-    assert difference(floats(100, 0), floats(101, 0)) == pytest.approx(0.01)
-
-
-def test_a_zero_beside_large_values_does_not_cry_wolf():
-    assert difference(floats(1000, 0), floats(1000, 1e-4)) == pytest.approx(1e-7)
-
-
-def test_equal_zeros_are_equal_and_unequal_to_zero_is_infinitely_off():
-    assert difference(floats(0, 0), floats(0, 0)) == 0
-    assert difference(floats(0, 0), floats(0, 1)) == float("inf")
-
-
-def test_infinities_and_nans_in_the_same_places_are_equal():
-    values = floats(1, -np.inf, np.nan)
-    assert difference(values, values.copy()) == 0
-
-
-@pytest.mark.parametrize(
-    "other", [floats(1, np.inf), floats(1, np.nan), floats(np.inf, -np.inf), floats(1, 5)]
-)
-def test_infinities_elsewhere_or_of_another_sign_are_a_difference(other):
-    with pytest.raises(Difference, match="other places"):
-        difference(floats(1, -np.inf), other)
-
-
-def test_shape_and_type_must_agree():
-    with pytest.raises(Difference, match=r"shape \[1\] instead of \[2\]"):
-        difference(floats(1, 2), floats(1))
-    with pytest.raises(Difference, match="float64 instead of float32"):
-        difference(floats(1), floats(1).astype(np.float64))
-
-
-def test_integers_and_booleans_are_compared_as_numbers():
-    assert difference(np.array([2, 250], np.uint8), np.array([2, 250], np.uint8)) == 0
-    assert difference(np.array([0, 4], np.uint8), np.array([4, 4], np.uint8)) == 1.0
-    assert difference(np.array([True]), np.array([False])) == 1.0
 
 
 def test_cases_are_all_batch_sizes_with_all_sizes_of_every_dimension():
@@ -100,3 +61,94 @@ def test_real_examples_are_drawn_where_there_are_some():
     rows = field.sample({"batch": 20}, np.random.default_rng(0))
     assert rows.shape == (20, 2)
     assert {tuple(row) for row in rows} == {(1.0, 2.0), (3.0, 4.0)}
+
+
+class Doubling:
+    """An artifact that computes 2x, or what ``spoilt`` makes of it."""
+
+    def __init__(self, spoilt=lambda inputs, outputs: outputs):
+        self.spoilt = spoilt
+
+    def run(self, inputs):
+        return self.spoilt(inputs, {"y": 2 * inputs["x"]})
+
+
+@pytest.fixture
+def reference(tmp_path):
+    """What 2x answers to batches of 1 and 3."""
+    random = np.random.default_rng(0)
+    rows = [random.standard_normal((size, 4)).astype(np.float32) for size in (1, 3)]
+    recorded = (Recorded(Case({"batch": len(x)}), {"x": x}, {"y": 2 * x}) for x in rows)
+    return Reference.record(tmp_path / "reference", recorded)
+
+
+BATCHED = signature("x FP32 batch 4", "y FP32 batch 4")
+GATE = gate_for(ParitySpec(), "fp32")
+
+
+def test_an_artifact_that_computes_the_same_passes(reference):
+    record = check_parity("m", Doubling(), reference, BATCHED, GATE)
+    assert (record.worst, record.cases, record.outputs) == (0.0, 2, {"y": 0.0})
+
+
+def test_a_wrong_value_fails_with_output_case_and_figure(reference):
+    wrong = Doubling(lambda inputs, outputs: {"y": outputs["y"] + 0.01})
+    with pytest.raises(
+        ParityFailed, match=r"output 'y' differs by 0.0\d+, allowed is 0.0001 at batch=1"
+    ):
+        check_parity("m", wrong, reference, BATCHED, GATE)
+
+
+def only_threes(reference):
+    return [recorded for recorded in reference if len(recorded.inputs["x"]) == 3]
+
+
+def test_rows_that_see_each_other_fail(reference):
+    def mixed(inputs, outputs):
+        return {"y": outputs["y"] + (len(inputs["x"]) == 1) * np.float32(0.5)}
+
+    known = Reference.record(reference.folder, only_threes(reference))
+    with pytest.raises(ParityFailed, match="row 0 alone"):
+        check_parity("m", Doubling(mixed), known, BATCHED, GATE)
+
+
+def test_rows_are_not_asked_alone_where_nothing_is_batched(reference):
+    def mixed(inputs, outputs):
+        assert len(inputs["x"]) == 3
+        return outputs
+
+    known = Reference.record(reference.folder, only_threes(reference))
+    fixed = signature("x FP32 3 4", "y FP32 3 4")
+    assert check_parity("m", Doubling(mixed), known, fixed, GATE).cases == 1
+
+
+def test_an_artifact_that_breaks_at_a_size_is_told_with_the_size(reference):
+    def breaks(inputs, outputs):
+        raise RuntimeError("no such size")
+
+    with pytest.raises(ParityFailed, match=r"fails at batch=1: RuntimeError: no such size"):
+        check_parity("m", Doubling(breaks), reference, BATCHED, GATE)
+
+
+def test_what_only_all_cases_can_tell_is_judged_at_the_end(reference):
+    def swapped(inputs, outputs):
+        return {"y": outputs["y"][:, ::-1].copy()}
+
+    loose = gate_for(ParitySpec(tolerance=10.0, min_argmax_agreement=0.9), "fp32")
+    with pytest.raises(ParityFailed, match="argmax agreement over all cases"):
+        check_parity("m", Doubling(swapped), reference, BATCHED, loose)
+
+
+def test_tokens_agree_place_by_place():
+    one = np.array([[1, 2, 3, 4]])
+    assert token_agreement(one, one) == 1.0
+    assert token_agreement(one, np.array([[1, 2, 9, 4]])) == 0.75
+    assert token_agreement(one, one[:, :2]) == 0.5
+    assert token_agreement(one, one[:, :0]) == 0.0
+
+
+def test_too_few_tokens_that_agree_fail(reference):
+    record = check_parity("m", Doubling(), reference, BATCHED, GATE)
+    assert check_tokens("m", record, 0.95, GATE).token_agreement == 0.95
+    with pytest.raises(ParityFailed, match=r"only 50.0% of its generated tokens"):
+        check_tokens("m", record, 0.5, GATE)

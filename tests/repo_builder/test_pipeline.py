@@ -26,7 +26,10 @@ class Notes:
     """Remembers what a build tells."""
 
     def __init__(self):
-        self.phases, self.results = [], []
+        self.phases, self.results, self.models = [], [], 0
+
+    def begin(self, models):
+        self.models = models
 
     def phase(self, model, phase):
         self.phases.append((model, phase))
@@ -54,6 +57,7 @@ def test_a_fleet_is_built_members_first(tmp_path, models):
     notes = Notes()
     report = build_fleet(shop(tmp_path, models, watcher=notes))
     assert notes.results == [("first", "built"), ("second", "built"), ("whole", "built")]
+    assert notes.models == 3
     assert notes.phases[:2] == [("first", "assemble"), ("first", "publish")]
     assert not report.failed
     assert names(tmp_path / "repository") == ["first", "manifest.json", "second", "whole"]
@@ -150,7 +154,7 @@ def test_a_source_that_cannot_be_read_is_that_model_s_failure(tmp_path, models, 
     def unreadable(*_):
         raise PermissionError(13, "Permission denied", "first/model.py")
 
-    monkeypatch.setattr("repo_builder.fingerprint._sha256", unreadable)
+    monkeypatch.setattr("repo_builder.fingerprint.sha256_of", unreadable)
     report = build_fleet(shop(tmp_path, models))
     assert len(report.failed) == 3
     assert "first/model.py: Permission denied" in str(report.failed[0].error)

@@ -34,6 +34,24 @@ class Mixing(nn.Module):
         return x - x.mean(dim=0, keepdim=True)
 
 
+class SingularValues(nn.Module):
+    """No ONNX exporter knows its operator."""
+
+    def forward(self, x):
+        return torch.linalg.svdvals(x.reshape(-1, 2, 2))
+
+
+class Deep(nn.Module):
+    """Wide enough for eight bits to be quicker than 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 512), nn.Tanh(), nn.Linear(512, 8))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 class Unlike(nn.Module):
     """Computes something else while it is exported."""
 
@@ -55,6 +73,20 @@ def branching():
 
 def mixing():
     return Mixing()
+
+
+def singular_values():
+    return SingularValues()
+
+
+def deep():
+    return TrainedModel(Deep(), examples={"x": torch.randn(64, 4)})
+
+
+def spoilt_at(path: str):
+    """Half of what it was, while the file is there; the exporter sees the same weights."""
+    module = Linear()
+    return Unlike() if Path(path).exists() else module
 
 
 def unlike():
