@@ -13,14 +13,18 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from repo_builder.config import RenderedConfig
+from repo_builder.published import Published, side_files
+from repo_builder.sources.base import Digest
+from repo_builder.versions import named_versions
 from tritonfleet.errors import InvalidModelConfig, PublishFailed
 from tritonfleet.server.layout import (
     CONFIG_NAME,
@@ -31,13 +35,12 @@ from tritonfleet.server.layout import (
     read_manifest,
     write_manifest,
 )
-from tritonfleet.server.pbtxt import read_config
-from tritonfleet.spec.fleet import ServingSpec
+from tritonfleet.server.pbtxt import parse_config
+from tritonfleet.spec.serving import ServingSpec
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-_IO_FIELDS = ("backend", "platform", "max_batch_size", "input", "output")
 _HINTS = {
     errno.ENOSPC: "Free some disk space and build again.",
     errno.EDQUOT: "Free some disk space and build again.",
@@ -64,39 +67,67 @@ def stage(
     serving: ServingSpec,
     repository: Path,
     staging: Path,
+    *,
+    now: datetime | None = None,
 ) -> Staged:
     """Prepares a model's folder: a new version from ``contents``, or the newest one kept as it is.
 
     Raises PublishFailed, and InvalidModelConfig when the version policy would serve nothing.
     """
+    files = {CONFIG_NAME: config.text, **config.files}
+    return stage_files(model, contents, files, serving.keep_versions, repository, staging, now=now)
+
+
+def stage_files(
+    model: str,
+    contents: Path | None,
+    files: Mapping[str, str | bytes],
+    keep_versions: int,
+    repository: Path,
+    staging: Path,
+    *,
+    now: datetime | None = None,
+) -> Staged:
+    """As ``stage``, with the files beside the versions given by their path, config.pbtxt first."""
     published, folder = repository / model, staging / f"{model}.model"
+    _check_contained(model, files, published, contents)
+    before = Published.read(model, repository)
     versions = model_versions(published)
     with _translated(model):
         folder.mkdir()
         version = versions[-1] if contents is None else max(versions, default=0) + 1
         if contents is not None:
             contents.rename(folder / str(version))
-            versions = (*versions, version)
-        kept = _kept(versions, serving, _same_interface(model, config.message, repository))
-        _check_policy(model, serving, kept)
+        config = parse_config(model, _text(files[CONFIG_NAME]))
+        kept = before.kept(version, config, keep_versions, now or datetime.now(timezone.utc))
+        _check_policy(model, config, kept)
         for old in kept:
             if not (folder / str(old)).exists():
-                _link_tree(published / str(old), folder / str(old))
-        for name, text in {CONFIG_NAME: config.text, **config.label_files}.items():
-            (folder / name).write_text(text, encoding="utf-8")
+                link_tree(published / str(old), folder / str(old))
+        _write_files(folder, files)
+        _link_files_still_read(before, folder)
         _sync(folder)
         return Staged(model, folder, version, directory_bytes(folder / str(version)))
 
 
-def commit(staged: Staged, entry: ManifestEntry, repository: Path) -> None:
-    """Publishes a staged model and writes its manifest entry; undoes both when either fails."""
-    with _translated(staged.model), _uninterrupted():
-        undo = _swap_in(staged.folder, repository / staged.model)
+def commit(staged: Staged, entry: ManifestEntry, repository: Path, digest: Digest) -> ManifestEntry:
+    """Publishes a staged model and writes its manifest entry; undoes both when either fails.
+
+    Gives the entry as it was written: with the digests of all files, and what a rollback to an
+    older version needs.
+    """
+    model = staged.model
+    with _translated(model):
+        before = Published.read(model, repository)
+        entry = before.completed(entry, staged.folder, staged.version, digest)
+    with _translated(model), _uninterrupted():
+        undo = _swap_in(staged.folder, repository / model)
         try:
-            write_manifest(repository, read_manifest(repository).with_entry(staged.model, entry))
+            write_manifest(repository, read_manifest(repository).with_entry(model, entry))
         except BaseException:
             undo()
             raise
+    return entry
 
 
 def remove(model: str, repository: Path, staging: Path) -> None:
@@ -116,34 +147,58 @@ def remove(model: str, repository: Path, staging: Path) -> None:
             raise
 
 
-def _kept(versions: tuple[int, ...], serving: ServingSpec, comparable: bool) -> tuple[int, ...]:
-    """The versions that stay: the newest few, and those the policy names."""
-    if not comparable:
-        return versions[-1:]
-    named = serving.version_policy.specific or ()
-    newest = versions[-serving.keep_versions :]
-    return tuple(version for version in versions if version in newest or version in named)
-
-
-def _same_interface(model: str, config: Any, repository: Path) -> bool:
-    """Whether older versions take and give what the new configuration declares."""
-    if not (repository / model / CONFIG_NAME).is_file():
-        return False
-    try:
-        published = read_config(repository, model)
-    except InvalidModelConfig:
-        return False
-    return all(getattr(published, name) == getattr(config, name) for name in _IO_FIELDS)
-
-
-def _check_policy(model: str, serving: ServingSpec, versions: tuple[int, ...]) -> None:
-    wanted = serving.version_policy.specific
+def _check_policy(model: str, config: Any, versions: tuple[int, ...]) -> None:
+    wanted = named_versions(config.version_policy)
     if wanted and not set(wanted) & set(versions):
         cause = f"version_policy asks for {list(wanted)}, there will be {list(versions)}"
         raise InvalidModelConfig(model, cause, "Name one of those, or use 'latest'.")
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def _check_contained(
+    model: str, files: Iterable[str], published: Path, contents: Path | None
+) -> None:
+    """Refuses names and links by which a model would read or write outside its own folder."""
+    if model in ("", ".", "..") or "/" in model:
+        raise PublishFailed(model, "its name is no folder's name", "Rename it in the fleet file.")
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            cause = f"the file '{name}' would lie outside the model's folder"
+            raise PublishFailed(model, cause, "Name it relative to the folder, without '..'.")
+    for root in (published, contents):
+        link = _first_link(root) if root is not None else None
+        if link is not None:
+            cause = f"{link} is a symbolic link, to {link.readlink()}"
+            raise PublishFailed(model, cause, "Put the file itself there: links are not followed.")
+
+
+def _first_link(root: Path) -> Path | None:
+    return next((path for path in (root, *root.rglob("*")) if path.is_symlink()), None)
+
+
+def _text(content: str | bytes) -> str:
+    return content if isinstance(content, str) else content.decode()
+
+
+def _write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _link_files_still_read(before: Published, folder: Path) -> None:
+    """Leaves what the replaced configuration names: a server opens warm-up data and labels late."""
+    if before.config is None:
+        return
+    named = str(before.config)
+    for name, path in side_files(before.folder).items():
+        target = folder / name
+        if f'"{path.name}"' in named and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
     """Hard links, not symbolic ones: ONNX Runtime refuses weights that lead out of the folder."""
     shutil.copytree(source, target, copy_function=os.link)
 

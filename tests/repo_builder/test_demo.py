@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from repo_builder.config import read_labels, render_config
-from repo_builder.plan import fingerprint_of
+from repo_builder.fingerprint import sha256_of
+from repo_builder.plan import parts_of
 from repo_builder.product import Product
 from repo_builder.publish import commit, stage
 from repo_builder.sources.base import AssembledSource
@@ -20,6 +21,7 @@ from repo_builder.workshop import Workshop, select
 from tests.repo_builder.builders import signature
 from tests.repo_builder.test_publish import entry
 from tritonfleet.plugins import lookup
+from tritonfleet.server.layout import read_manifest
 from tritonfleet.server.pbtxt import read_config
 from tritonfleet.spec import load_fleet
 
@@ -58,7 +60,7 @@ def repository(fleet, tmp_path_factory):
             product, serving = _product(shop, model, contents), fleet.serving(model)
             config = render_config(model, product, serving, read_labels(model, serving, CONFIGS))
             staged = stage(model, contents, config, serving, folder, staging)
-            commit(staged, entry(staged.version), folder)
+            commit(staged, entry(staged.version), folder, sha256_of)
     return folder
 
 
@@ -99,9 +101,10 @@ def test_models_of_random_weights_say_so(fleet):
 
 def test_every_source_is_where_the_file_says(fleet, repository):
     shop = Workshop(fleet, CONFIGS, repository, repository.parent / "state")
+    manifest = read_manifest(repository)
     for model in fleet.models:
         source = lookup("sources", fleet.models[model].source.kind)()
-        assert fingerprint_of(shop, model, source, str), model
+        assert parts_of(shop, model, source, str, manifest), model
 
 
 @pytest.mark.parametrize(
