@@ -1,0 +1,1 @@
+"""``tritonfleet import``: a fleet file for a repository that somebody else made."""

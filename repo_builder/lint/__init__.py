@@ -1,0 +1,1 @@
+"""``tritonfleet lint``: what is wrong with a Triton model repository, whoever made it."""
