@@ -15,11 +15,11 @@ from typing import Any
 from repo_builder import compatibility
 from repo_builder.exporters.base import Exporter, VariantMaker, VariantOrder
 from repo_builder.forked import run_forked
-from repo_builder.gates import gate_for
-from repo_builder.metric import judge_metric
-from repo_builder.parity import check_parity, check_tokens, token_agreement
-from repo_builder.reference import Array, Reference, Tensors
-from repo_builder.runners import Runner, open_runner
+from repo_builder.judging.gates import gate_for
+from repo_builder.judging.metric import judge_metric
+from repo_builder.judging.parity import check_parity, check_tokens, token_agreement
+from repo_builder.judging.reference import Array, Reference, Tensors
+from repo_builder.judging.runners import Runner, open_runner
 from repo_builder.signature import Signature
 from repo_builder.sources.base import Checkpoint, Predict
 from tritonfleet.errors import FleetError, VariantFailed

@@ -21,7 +21,7 @@ from tritonfleet.units import format_bytes
 
 if TYPE_CHECKING:
     from repo_builder.difference import Change
-    from repo_builder.verify import Advance, Verdict
+    from repo_builder.publishing.verify import Advance, Verdict
     from tritonfleet.server.layout import ManifestEntry
 
 _EXIT_DIFFERENT = 1
@@ -120,7 +120,7 @@ def rollback(
 
     The next build leaves it alone until the model's source or its entry in the fleet file changes.
     """
-    from repo_builder.rollback import roll_back
+    from repo_builder.publishing.rollback import roll_back
     from repo_builder.workshop import digests_file
 
     settings = _settings(fleet, repository)
@@ -159,7 +159,7 @@ def verify(
 
     Reads every byte. Ends with status 1 when anything is missing, changed or too much.
     """
-    from repo_builder import verify as proof
+    from repo_builder.publishing import verify as proof
 
     repository = _settings(fleet, repository).repository
     size = sum(proof.total_bytes(each) for each in (repository, against) if each is not None)

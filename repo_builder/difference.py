@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from repo_builder.config import read_labels, render_config
+from repo_builder.config.render import read_labels, render_config
 from repo_builder.fingerprint import DigestCache, package_versions
 from repo_builder.plan import ARTIFACT_PARTS, Need, Plan, plan
 from repo_builder.product import published_product

@@ -22,16 +22,16 @@ from repo_builder.candidates import (
     variant_candidate,
 )
 from repo_builder.causes import root_cause
-from repo_builder.examples import calibration_requests, load_examples, with_examples
 from repo_builder.fingerprint import package_versions
 from repo_builder.forked import run_forked
 from repo_builder.isolation import Report
-from repo_builder.measure import choose, latencies_ms, memory_bytes, requests_for
-from repo_builder.metric import load_metric
-from repo_builder.parity import original, record_reference
+from repo_builder.judging.examples import calibration_requests, load_examples, with_examples
+from repo_builder.judging.measure import choose, latencies_ms, memory_bytes, requests_for
+from repo_builder.judging.metric import load_metric
+from repo_builder.judging.parity import original, record_reference
+from repo_builder.judging.reference import Reference, Tensors
+from repo_builder.judging.runners import open_runner
 from repo_builder.product import Product
-from repo_builder.reference import Reference, Tensors
-from repo_builder.runners import open_runner
 from repo_builder.sources.base import Checkpoint, Predict, SourceContext
 from repo_builder.sources.location import artifact_path
 from tritonfleet.errors import ExportFailed, FleetError

@@ -17,29 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from repo_builder.admission import Limits, export_bytes
-from repo_builder.config import (
+from repo_builder.config.render import (
     DEFAULT_MAX_BATCH_SIZE,
     RenderedConfig,
     read_data_files,
     read_labels,
     render_config,
 )
-from repo_builder.examples import read_arrays
 from repo_builder.export_process import ExportOrder, export_model
 from repo_builder.fingerprint import DigestCache, package_versions
 from repo_builder.footprints import larger
-from repo_builder.gates import Gate, gate_for
 from repo_builder.isolation import IsolatedCall, Progress, first_ready
+from repo_builder.judging.examples import read_arrays
+from repo_builder.judging.gates import Gate, gate_for
+from repo_builder.judging.reference import Reference
 from repo_builder.plan import Need, Plan, fingerprint_of, parts_of, plan, published_digest
 from repo_builder.product import Product, published_product
-from repo_builder.publish import Staged, commit, remove, stage
-from repo_builder.reference import Reference
+from repo_builder.publishing.publish import Staged, commit, remove, stage
+from repo_builder.publishing.staging import open_staging
 from repo_builder.results import BuildReport, BuildResult
 from repo_builder.scratch.order import Proof, ProofOrder
 from repo_builder.scratch.server import ScratchServer
 from repo_builder.sources.base import AssembledSource
 from repo_builder.sources.location import artifact_path
-from repo_builder.staging import open_staging
 from repo_builder.workshop import Workshop, select, stale_models
 from tritonfleet.errors import BuildError, FleetError
 from tritonfleet.plugins import lookup

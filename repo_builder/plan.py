@@ -10,7 +10,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from repo_builder.config import data_file_names, read_labels, template_folder
+from repo_builder.config.render import data_file_names, read_labels, template_folder
 from repo_builder.fingerprint import Fingerprint, digest_of, package_versions
 from repo_builder.sources.base import AssembledSource, Digest, Source, SourceContext
 from repo_builder.sources.location import artifact_state

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repo_builder.config import data_file_names
+from repo_builder.config.render import data_file_names
 from repo_builder.results import Unwatched, Watcher
 from repo_builder.sources.base import SourceContext
 from tritonfleet.errors import FleetError, InvalidModelConfig, ModelNotFound

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from repo_builder.reference import Tensors
+from repo_builder.judging.reference import Tensors
 from repo_builder.signature import Signature
 from repo_builder.sources.base import Checkpoint
 from tritonfleet.spec.export import ExportSpec

@@ -16,7 +16,7 @@ from repo_builder.causes import root_cause
 from repo_builder.exporters.base import Exporter
 from repo_builder.exporters.sample import check_ready, observed_outputs, quiet, run
 from repo_builder.exporters.tracing import is_script, trace
-from repo_builder.reference import Array, Tensors
+from repo_builder.judging.reference import Array, Tensors
 from repo_builder.signature import Signature, Tensor
 from repo_builder.sources.base import Checkpoint
 from tritonfleet.errors import ExportFailed, ParityFailed

@@ -12,7 +12,7 @@ import numpy as np
 
 from repo_builder.causes import root_cause
 from repo_builder.exporters.sample import quiet, run, sample_arguments, sample_sizes
-from repo_builder.gates import Difference, difference
+from repo_builder.judging.gates import Difference, difference
 from repo_builder.sources.base import Checkpoint
 from tritonfleet.errors import ExportFailed
 

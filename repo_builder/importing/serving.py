@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from google.protobuf import json_format
 from pydantic import ValidationError
 
-from repo_builder.config import dims
-from repo_builder.config_message import INITIAL_STATE_FOLDER, WARMUP_FOLDER
+from repo_builder.config.message import INITIAL_STATE_FOLDER, WARMUP_FOLDER
+from repo_builder.config.render import dims
 from repo_builder.importing.words import our_words
 from repo_builder.signature import Signature, Tensor
 from tritonfleet.server.pbtxt import datatype

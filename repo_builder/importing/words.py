@@ -1,6 +1,6 @@
 """Protobuf's words for enumerations as the fleet file has them: KIND_GPU is 'gpu'.
 
-The way back is ``repo_builder.config_message.proto_words``.
+The way back is ``repo_builder.config.message.proto_words``.
 """
 
 from __future__ import annotations

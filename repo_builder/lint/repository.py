@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repo_builder.config import ALTERNATIVES_FOLDER
+from repo_builder.config.render import ALTERNATIVES_FOLDER
 from repo_builder.lint.backends import backend_of
 from repo_builder.lint.findings import Finding, Rule
 from tritonfleet.errors import InvalidModelConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from repo_builder.gates import Gate
-from repo_builder.reference import Array, Reference
+from repo_builder.judging.gates import Gate
+from repo_builder.judging.reference import Array, Reference
 from tritonfleet.server.layout import Footprint, ProofRecord
 
 

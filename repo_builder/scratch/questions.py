@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from repo_builder.reference import Array, Recorded, Tensors
+from repo_builder.judging.reference import Array, Recorded, Tensors
 from repo_builder.scratch.order import ProofOrder
 from tritonfleet.errors import ProofFailed
 from tritonfleet.server.inference import inference_request

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from repo_builder.gates import Difference, Gate, Tally
-from repo_builder.reference import Array
+from repo_builder.judging.gates import Difference, Gate, Tally
+from repo_builder.judging.reference import Array
 from repo_builder.scratch.order import Proof, ProofOrder
 from repo_builder.scratch.questions import Question, made_up, questions, uncompared
 from tritonfleet.launchers.base import RunningServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from repo_builder.exporters.base import VariantOrder
-from repo_builder.reference import Tensors
+from repo_builder.judging.reference import Tensors
 from tritonfleet.errors import VariantFailed
 from tritonfleet.spec.export import OnnxVariant
 

@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from repo_builder.gates import gate_for
-from repo_builder.parity import check_parity, record_reference
+from repo_builder.judging.gates import gate_for
+from repo_builder.judging.parity import check_parity, record_reference
+from repo_builder.judging.runners import open_runner
 from repo_builder.product import Product
-from repo_builder.runners import open_runner
 from repo_builder.signature import Signature, Tensor, read_signature
 from repo_builder.sources.base import Checkpoint
 from repo_builder.workshop import Workshop

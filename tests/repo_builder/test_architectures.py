@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repo_builder.parity import cases, original
-from repo_builder.runners import OnnxRunner
+from repo_builder.judging.parity import cases, original
+from repo_builder.judging.runners import OnnxRunner
 from repo_builder.sources.base import Checkpoint, SourceContext
 from repo_builder.sources.generation import NEW_TOKENS, prompts
 from repo_builder.sources.huggingface import HuggingFaceSource

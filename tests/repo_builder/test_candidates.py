@@ -11,7 +11,7 @@ import pytest
 from repo_builder import candidates
 from repo_builder.candidates import Trial, export_candidate, order_for, variant_candidate
 from repo_builder.exporters.onnx import OnnxExporter
-from repo_builder.parity import record_reference
+from repo_builder.judging.parity import record_reference
 from repo_builder.sources.base import Checkpoint, InputField
 from repo_builder.variants.onnx import OnnxVariantMaker
 from tritonfleet.plugins import lookup

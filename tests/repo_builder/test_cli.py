@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repo_builder.staging import open_staging
+from repo_builder.publishing.staging import open_staging
 from tests.repo_builder.builders import ensemble, names, python_model
 from tritonfleet.cli import main
 
@@ -178,4 +178,6 @@ def test_ctrl_c_is_status_130(run, good, monkeypatch):
 @pytest.mark.parametrize("arguments", [["--help"], ["-f", "fleet.yaml"]])
 def test_without_an_export_nothing_heavy_is_imported(run, good, arguments):
     run("-f", good)
-    subprocess.run([sys.executable, "-c", COUNT_HEAVY, "build", "--no-proof", *arguments], check=True)
+    subprocess.run(
+        [sys.executable, "-c", COUNT_HEAVY, "build", "--no-proof", *arguments], check=True
+    )

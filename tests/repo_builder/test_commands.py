@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from repo_builder import commands
 from repo_builder.pipeline import build_fleet
-from repo_builder.verify import verify
+from repo_builder.publishing.verify import verify
 from tests.repo_builder.builders import files, names, python_model, shop
 from tests.repo_builder.reports.entries import manifest
 from tests.repo_builder.test_cli import HEAVY, write_fleet

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from repo_builder.config import read_labels, render_config
+from repo_builder.config.render import read_labels, render_config
 from repo_builder.fingerprint import sha256_of
 from repo_builder.plan import parts_of
 from repo_builder.product import Product
-from repo_builder.publish import commit, stage
+from repo_builder.publishing.publish import commit, stage
+from repo_builder.publishing.staging import open_staging
 from repo_builder.sources.base import AssembledSource
-from repo_builder.staging import open_staging
 from repo_builder.workshop import Workshop, select
 from tests.repo_builder.builders import signature
 from tests.repo_builder.test_publish import entry

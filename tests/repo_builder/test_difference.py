@@ -7,7 +7,7 @@ import pytest
 from repo_builder import difference, fingerprint, plan
 from repo_builder.difference import differences
 from repo_builder.pipeline import build_fleet
-from repo_builder.rollback import roll_back
+from repo_builder.publishing.rollback import roll_back
 from tests.repo_builder.builders import ensemble, files, python_model, shop
 from tests.repo_builder.test_rollback import NOW
 from tritonfleet.errors import ModelNotFound

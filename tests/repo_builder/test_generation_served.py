@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tritonclient import grpc
 
-from repo_builder.config import render_config
-from repo_builder.parity import original
+from repo_builder.config.render import render_config
+from repo_builder.judging.parity import original
 from repo_builder.product import Product
 from tests.repo_builder.architectures import GENERATING
 from tests.repo_builder.builders import serving

@@ -6,8 +6,8 @@ import pytest
 
 from repo_builder import pipeline
 from repo_builder.pipeline import build_fleet
+from repo_builder.publishing.staging import open_staging
 from repo_builder.sources.base import AssembledSource
-from repo_builder.staging import open_staging
 from tests.repo_builder.builders import (
     ensemble,
     files,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from repo_builder.config_tensors import made_by_triton
+from repo_builder.config.tensors import made_by_triton
 from repo_builder.lint.backends import ENSEMBLE, PLATFORMS, artifact_name
 from repo_builder.lint.findings import Expected, Finding, Rule
 from repo_builder.lint.onnx_file import NotOnnx, OnnxFile, is_lfs_pointer, read_onnx

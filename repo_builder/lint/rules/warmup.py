@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from repo_builder.config_message import WARMUP_FOLDER
+from repo_builder.config.message import WARMUP_FOLDER
 from repo_builder.lint.findings import Expected, Finding, Rule
 from repo_builder.lint.repository import Subject
 from tritonfleet.errors import did_you_mean

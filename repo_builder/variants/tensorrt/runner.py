@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from repo_builder.reference import Array, Tensors
+from repo_builder.judging.reference import Array, Tensors
 from repo_builder.signature import Signature
 from repo_builder.variants.tensorrt.engine import make_log
 from repo_builder.variants.tensorrt.machine import Machine, probe_machine, require

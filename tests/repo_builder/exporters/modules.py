@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from repo_builder.exporters.base import Exporter
-from repo_builder.gates import gate_for
-from repo_builder.parity import check_parity, record_reference
-from repo_builder.runners import Runner
+from repo_builder.judging.gates import gate_for
+from repo_builder.judging.parity import check_parity, record_reference
+from repo_builder.judging.runners import Runner
 from repo_builder.sources.base import Checkpoint, InputField
 from tritonfleet.server.layout import ParityRecord
 from tritonfleet.spec.export import ExportSpec, ParitySpec

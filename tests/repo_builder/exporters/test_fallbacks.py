@@ -6,7 +6,7 @@ import pytest
 
 from repo_builder.exporters.onnx_torchscript import OnnxTorchScriptExporter
 from repo_builder.exporters.pytorch import PytorchExporter, PytorchRunner
-from repo_builder.runners import OnnxRunner
+from repo_builder.judging.runners import OnnxRunner
 from repo_builder.sources.base import Checkpoint, SourceContext
 from repo_builder.sources.huggingface import HuggingFaceSource
 from tests.repo_builder.architectures import ARCHITECTURES

@@ -7,7 +7,7 @@ import pytest
 
 from repo_builder import onnx_files
 from repo_builder.exporters.onnx import OnnxExporter
-from repo_builder.runners import OnnxRunner
+from repo_builder.judging.runners import OnnxRunner
 from repo_builder.signature import Signature, Tensor, read_signature
 from repo_builder.sources.base import Checkpoint, InputField
 from tests.repo_builder.exporters import modules

@@ -9,7 +9,7 @@ from google.protobuf import json_format, text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_builder.config import read_data_files, read_labels, render_config
+from repo_builder.config.render import read_data_files, read_labels, render_config
 from repo_builder.importing.fleet_file import Import, import_models, render
 from repo_builder.product import Product
 from repo_builder.signature import Signature, Tensor, read_signature

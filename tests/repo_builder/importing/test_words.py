@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf import json_format
 
-from repo_builder.config_message import proto_words
+from repo_builder.config.message import proto_words
 from repo_builder.importing.words import our_words
 from tritonfleet.server.pbtxt import ModelConfig, parse_config
 

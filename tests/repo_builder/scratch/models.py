@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy
 
-from repo_builder.gates import gate_for
-from repo_builder.reference import Case, Recorded, Reference
+from repo_builder.judging.gates import gate_for
+from repo_builder.judging.reference import Case, Recorded, Reference
 from repo_builder.scratch.order import ProofOrder
 from tests.tiny import write_adder
 from tritonfleet.server.pbtxt import read_config

@@ -42,7 +42,10 @@ def test_all_run_on_one_thread_that_is_not_the_callers(loop):
     assert loop.run(where()) is loop.run(where()) is not threading.current_thread()
 
 
-def test_an_interrupted_wait_cancels_what_it_waited_for(loop):
+def test_an_interrupted_wait_cancels_what_it_waited_for(loop, request):
+    # Where this runs in a shell's background, an interrupt is ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     cancelled = []
 
     async def wait_forever():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_builder.reference import Case, Recorded, Reference
+from repo_builder.judging.reference import Case, Recorded, Reference
 from repo_builder.scratch.order import ProofOrder
 from repo_builder.scratch.questions import batch_sizes, made_up, questions, uncompared
 from tests.repo_builder.scratch.models import FP32

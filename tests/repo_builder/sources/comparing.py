@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from repo_builder.exporters.onnx import OnnxExporter
-from repo_builder.parity import cases, original
-from repo_builder.runners import OnnxRunner
+from repo_builder.judging.parity import cases, original
+from repo_builder.judging.runners import OnnxRunner
 from repo_builder.signature import Signature, read_signature
 from repo_builder.sources.base import Checkpoint, CheckpointSource, SourceContext
 from tritonfleet.spec.export import ExportSpec, ParitySpec

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from repo_builder.config import render_config
+from repo_builder.config.render import render_config
 from repo_builder.fingerprint import sha256_of
 from repo_builder.product import Step
-from repo_builder.publish import commit, stage
+from repo_builder.publishing.publish import commit, stage
+from repo_builder.publishing.staging import open_staging
 from repo_builder.signature import Tensor
 from repo_builder.sources.base import SourceContext
 from repo_builder.sources.ensemble import End, EnsembleSource, Member, join
-from repo_builder.staging import open_staging
 from tests.repo_builder.builders import product, serving
 from tests.repo_builder.test_publish import entry
 from tritonfleet.errors import InvalidModelConfig

@@ -72,7 +72,7 @@ def test_what_was_scripted_traced_or_frozen_becomes_onnx_and_computes_the_same(
 
 
 def test_a_branch_on_values_stays_a_branch(context, tmp_path):
-    from repo_builder.runners import OnnxRunner
+    from repo_builder.judging.runners import OnnxRunner
 
     save(tmp_path, Branching(), torch.jit.script)
     path, signature = exported(loaded(TorchScriptSource(), spec(), context), tmp_path)

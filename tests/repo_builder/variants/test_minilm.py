@@ -11,7 +11,7 @@ import pytest
 
 from repo_builder.exporters.base import VariantOrder
 from repo_builder.exporters.onnx import OnnxExporter
-from repo_builder.runners import OnnxRunner
+from repo_builder.judging.runners import OnnxRunner
 from repo_builder.signature import read_signature
 from repo_builder.sources.base import SourceContext
 from repo_builder.sources.huggingface import HuggingFaceSource
