@@ -19,7 +19,7 @@ from repo_builder.publishing.staging import open_staging
 from repo_builder.sources.base import AssembledSource
 from repo_builder.workshop import Workshop, select
 from tests.repo_builder.builders import signature
-from tests.repo_builder.test_publish import entry
+from tests.repo_builder.publishing.test_publish import entry
 from tritonfleet.plugins import lookup
 from tritonfleet.server.layout import read_manifest
 from tritonfleet.server.pbtxt import read_config

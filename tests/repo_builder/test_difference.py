@@ -9,7 +9,7 @@ from repo_builder.difference import differences
 from repo_builder.pipeline import build_fleet
 from repo_builder.publishing.rollback import roll_back
 from tests.repo_builder.builders import ensemble, files, python_model, shop
-from tests.repo_builder.test_rollback import NOW
+from tests.repo_builder.publishing.test_rollback import NOW
 from tritonfleet.errors import ModelNotFound
 from tritonfleet.server.layout import read_manifest, write_manifest
 

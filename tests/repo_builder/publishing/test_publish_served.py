@@ -17,7 +17,7 @@ from repo_builder.publishing.publish import commit, stage_files
 from repo_builder.publishing.rollback import roll_back
 from repo_builder.publishing.staging import open_staging
 from repo_builder.publishing.verify import verify
-from tests.repo_builder.test_publish import sha256
+from tests.repo_builder.publishing.test_publish import sha256
 from tests.tiny import write_adder
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.launchers.embedded import EmbeddedLauncher

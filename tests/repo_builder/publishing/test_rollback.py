@@ -10,7 +10,7 @@ from repo_builder.publishing.rollback import choose_version, roll_back
 from repo_builder.publishing.staging import open_staging
 from repo_builder.publishing.verify import verify
 from tests.repo_builder.builders import files, product, serving
-from tests.repo_builder.test_publish import sha256
+from tests.repo_builder.publishing.test_publish import sha256
 from tests.tiny import write_ensemble
 from tritonfleet.errors import InvalidModelConfig, ModelNotFound, PublishFailed
 from tritonfleet.server.layout import EarlierVersion, ManifestEntry, model_versions, read_manifest

@@ -7,7 +7,7 @@ import pytest
 from repo_builder.publishing import verify as proof
 from repo_builder.publishing.verify import total_bytes, verify
 from tests.repo_builder.builders import product
-from tests.repo_builder.test_rollback import publish
+from tests.repo_builder.publishing.test_rollback import publish
 from tritonfleet.errors import PublishFailed
 from tritonfleet.server.layout import read_manifest, write_manifest
 

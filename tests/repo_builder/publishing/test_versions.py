@@ -12,7 +12,7 @@ from repo_builder.publishing.versions import (
     superseded_s,
     versions_to_keep,
 )
-from tests.repo_builder.test_publish import entry
+from tests.repo_builder.publishing.test_publish import entry
 from tritonfleet.server.layout import EarlierVersion
 from tritonfleet.server.pbtxt import parse_config
 

@@ -11,7 +11,7 @@ from repo_builder.signature import Tensor
 from repo_builder.sources.base import SourceContext
 from repo_builder.sources.ensemble import End, EnsembleSource, Member, join
 from tests.repo_builder.builders import product, serving
-from tests.repo_builder.test_publish import entry
+from tests.repo_builder.publishing.test_publish import entry
 from tritonfleet.errors import InvalidModelConfig
 from tritonfleet.server.pbtxt import format_config, parse_config, read_config
 from tritonfleet.spec.sources import EnsembleSource as EnsembleSpec
