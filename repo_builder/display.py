@@ -11,8 +11,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from repo_builder.reports.rows import parity_text
 from repo_builder.results import BuildReport, BuildResult, BuildStatus
-from tritonfleet.server.layout import ParityRecord
 from tritonfleet.units import format_bytes
 
 _COLOURS = {
@@ -93,30 +93,28 @@ def _cells(result: BuildResult) -> Sequence[str]:
     if result.speed_up is not None:
         measured.append(f"{result.speed_up:.1f}x as quick")
     if result.random_weights:
-        measured.append("random weights: predicts nothing")
+        measured.append("random weights")
     return (
         "" if result.version is None else str(result.version),
         result.variant,
         format_bytes(result.artifact_bytes) if result.artifact_bytes else "",
         format_bytes(result.footprint.peak_bytes) if result.footprint else "",
-        parity_text(result.parity) if result.parity else "",
+        parity_text(result.parity),
         ", ".join(measured),
         f"{result.total_s:.1f}" if result.seconds else "",
     )
 
 
-def parity_text(parity: ParityRecord) -> str:
-    """The figure that decided, beside what was allowed where it is one number."""
-    if parity.tolerance is None and parity.cosine_similarity is not None:
-        return f"cosine {parity.cosine_similarity:.3f}"
-    allowed = "" if parity.tolerance is None else f" of {parity.tolerance:.0e}"
-    return f"{parity.worst:.1e}{allowed}"
+def _print_warnings(result: BuildResult) -> None:
+    published = f"Published is '{result.variant}'."
+    for warning in (*result.warnings, *(f"{reason} {published}" for reason in result.refused)):
+        click.secho(f"\nwarning: {warning}", fg="yellow", err=True)
 
 
 def _print_remarks(report: BuildReport, seconds: float) -> None:
     for result in report.results:
-        for warning in result.warnings if result.status == "built" else ():
-            click.secho(f"\nwarning: {warning}", fg="yellow", err=True)
+        if result.status == "built":
+            _print_warnings(result)
     for result in report.failed:
         click.secho(f"\nerror: {result.error}", fg="red", err=True)
     unproven = [r.model for r in report.results if r.status == "built" and not r.proven]

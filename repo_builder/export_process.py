@@ -89,7 +89,7 @@ def export_model(order: ExportOrder, report: Report) -> Product:
     records = [_with_speed(each.record, speeds) for each in (*attempts, *variants)]
     chosen = _chosen(order.export, passed, speeds)
     _move_files(chosen.folder, order.folder)
-    return _product(order, trial, chosen, records, speeds.get(_ORIGINAL), watch)
+    return _product(trial, chosen, records, speeds.get(_ORIGINAL), watch)
 
 
 def _load(order: ExportOrder, watch: _Stopwatch) -> tuple[Checkpoint, tuple[Tensors, ...]]:
@@ -98,9 +98,10 @@ def _load(order: ExportOrder, watch: _Stopwatch) -> tuple[Checkpoint, tuple[Tens
     with watch.phase("fetch"):
         fetched = source.fetch(order.source, order.context)
     with watch.phase("load"):
-        checkpoint = source.load(order.source, order.context, fetched)
+        # Before a factory trains: exports side by side with all cores each would wait for threads.
         if order.threads:
             _limit_threads(order.threads)
+        checkpoint = source.load(order.source, order.context, fetched)
         examples = None
         if order.export.examples:
             where = artifact_path(order.export.examples, order.context)
@@ -259,8 +260,8 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def _product(
-    order: ExportOrder, trial: Trial, chosen: Candidate, records: list[VariantRecord],
-    speed: Measurement | None, watch: _Stopwatch,
+    trial: Trial, chosen: Candidate, records: list[VariantRecord], speed: Measurement | None,
+    watch: _Stopwatch,
 ) -> Product:  # fmt: skip
     assert chosen.signature is not None, "it has passed"
     checkpoint = trial.checkpoint
@@ -278,7 +279,6 @@ def _product(
         original=speed,
         original_metric=trial.original_metric,
         reference=trial.reference.folder,
-        warnings=tuple(_warnings(order, records, chosen)),
     )
 
 
@@ -291,9 +291,3 @@ def _published(record: VariantRecord, chosen: Candidate) -> VariantRecord:
     if record.name != chosen.record.name:
         return record
     return record.model_copy(update={"status": "published"})
-
-
-def _warnings(order: ExportOrder, records: list[VariantRecord], chosen: Candidate) -> Iterator[str]:
-    for record in records:
-        if record.status == "failed":
-            yield f"{record.error} Published is '{chosen.record.name}'."

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from repo_builder.causes import root_cause
-from repo_builder.isolation import Outcome, crash, die_with
+from repo_builder.fork_server import die_with
+from repo_builder.isolation import Outcome, crash
 from tritonfleet.errors import ExportFailed, FleetError
 
 ResultT = TypeVar("ResultT")

@@ -6,12 +6,9 @@ what is too large. All of that stays inside; what is printed goes to a log file.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -21,12 +18,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from repo_builder.causes import last_lines, root_cause
+from repo_builder.fork_server import ForkServer
 from tritonfleet.errors import ExportFailed, FleetError
 
 Report: TypeAlias = Callable[[str], None]
 Work: TypeAlias = Callable[[Any, Report], Any]
-_CHILD = "from repo_builder.isolation import run_child; run_child()"
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +41,21 @@ class Outcome:
 
 
 class IsolatedCall:
-    """``function(argument, report)`` running in a fresh process; use it in a ``with``.
+    """``function(argument, report)`` running in a process of its own; use it in a ``with``."""
 
-    A subprocess and not ``multiprocessing``: it has a session of its own from the start, so that a
-    Ctrl-C in the terminal reaches only the builder, which then ends it with all it started; and
-    nothing of the caller's main module runs twice.
-    """
-
-    def __init__(self, model: str, function: Work, argument: Any, log: Path) -> None:
+    def __init__(
+        self, server: ForkServer, model: str, function: Work, argument: Any, log: Path
+    ) -> None:
         self.model, self.log = model, log
+        self._server = server
         log.parent.mkdir(parents=True, exist_ok=True)
         receiver, sender = os.pipe()
         self._receiver = connection.Connection(receiver, writable=False)
         try:
-            self._process = _start(sender, log)
+            order = pickle.dumps((model, function, argument, str(log)))
+            self._fork = server.start(order, sender, log)
         finally:
             os.close(sender)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._hand_over(pickle.dumps((model, function, argument, str(log), os.getpid())))
 
     def __enter__(self) -> IsolatedCall:
         return self
@@ -74,7 +67,7 @@ class IsolatedCall:
     def waitables(self) -> tuple[Any, ...]:
         """What ``multiprocessing.connection.wait`` should watch."""
         # The pipe alone would not do: what the child forked may hold it open after a crash.
-        return (self._receiver, self._pidfd)
+        return (self._receiver, self._fork.pidfd)
 
     def next_event(self) -> Progress | Outcome:
         """Waits for the next phase or the end."""
@@ -87,27 +80,15 @@ class IsolatedCall:
             pass
         return Outcome(error=self._crash())
 
-    def _hand_over(self, order: bytes) -> None:
-        assert self._process.stdin is not None, "the child is started with a pipe"
-        # A child that died already is reported by next_event, with its log.
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(order)
-
     def kill(self) -> None:
         """Ends the process and everything it started, at once; harmless when it is gone."""
-        # Its process group is its own, and the pid stays ours until it is waited for.
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            os.close(self._pidfd)
+        if not self._receiver.closed:
+            self._server.kill(self._fork)
+            os.close(self._fork.pidfd)
             self._receiver.close()
 
     def _crash(self) -> ExportFailed:
-        # Not reaped here: kill() must still be able to name its process group.
-        info = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        assert info is not None, "only a wait with WNOHANG gives nothing"
-        status = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+        status = self._server.status(self._fork)
         tail = last_lines(self.log.read_text(errors="replace") if self.log.exists() else "")
         quoted = f"\nThe end of {self.log}:\n{tail}" if tail else f" Its log is {self.log}."
         return crash(self.model, "the export process", status, quoted)
@@ -136,25 +117,16 @@ def _advice(status: int) -> str:
     return ""
 
 
-def _start(sender: int, log: Path) -> subprocess.Popen[bytes]:
-    paths = [path for path in sys.path if path]
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(sender)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(sender,),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,
-        )
+def fork_server(log: Path) -> ForkServer:
+    """The server that isolated calls run on."""
+    return ForkServer(log, f"{__name__}:run_child")
 
 
-def run_child() -> None:
-    """The child's whole life: takes its order from stdin and answers on the given descriptor."""
-    sender = connection.Connection(int(sys.argv[1]), readable=False)
-    model, function, argument, log, parent = pickle.load(sys.stdin.buffer)
-    die_with(parent)
+def run_child(order: int, answer: int) -> None:
+    """A child's whole life: takes its order from one descriptor and answers on the other."""
+    sender = connection.Connection(answer, readable=False)
+    with os.fdopen(order, "rb") as pipe:
+        model, function, argument, log = pickle.load(pipe)
     sender.send(_outcome(model, function, argument, sender, log))
     sys.stdout.flush()
     # Nothing is left to do but to free gigabytes one object at a time.
@@ -173,11 +145,3 @@ def _outcome(model: str, function: Work, argument: Any, sender: Any, log: str) -
         return Outcome(
             error=ExportFailed(model, root_cause(error), f"The whole trace is in {log}.")
         )
-
-
-def die_with(parent: int) -> None:
-    """Asks the kernel to end this process when its parent ends, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

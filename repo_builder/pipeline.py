@@ -27,7 +27,8 @@ from repo_builder.config.render import (
 from repo_builder.export_process import ExportOrder, export_model
 from repo_builder.fingerprint import DigestCache, package_versions
 from repo_builder.footprints import larger
-from repo_builder.isolation import IsolatedCall, Progress, first_ready
+from repo_builder.fork_server import ForkServer
+from repo_builder.isolation import IsolatedCall, Progress, first_ready, fork_server
 from repo_builder.judging.examples import read_arrays
 from repo_builder.judging.gates import Gate, gate_for
 from repo_builder.judging.reference import Reference
@@ -62,7 +63,8 @@ def build_fleet(shop: Workshop, models: Iterable[str] = ()) -> BuildReport:
                 onnxruntime_backend=shop.onnxruntime_backend,
             )
         )
-        results = _Build(shop, staging, scratch).run(wanted)
+        forks = stack.enter_context(fork_server(shop.log("exports")))
+        results = _Build(shop, staging, scratch, forks).run(wanted)
         stale = stale_models(shop.fleet, shop.repository)
         if not shop.prune:
             return BuildReport(results, stale=stale)
@@ -89,6 +91,7 @@ class _Build:
     shop: Workshop
     staging: Path
     scratch: ScratchServer
+    forks: ForkServer
     results: dict[str, BuildResult] = field(default_factory=dict)
     running: dict[str, _Export] = field(default_factory=dict)
     digest: DigestCache = field(init=False)
@@ -201,7 +204,7 @@ class _Build:
             DEFAULT_MAX_BATCH_SIZE if batch is None else batch,
             self.limits.threads,
         )
-        call = IsolatedCall(model, export_model, order, shop.log(model))
+        call = IsolatedCall(self.forks, model, export_model, order, shop.log(model))
         need_bytes = export_bytes(self._weights(model))
         self.running[model] = _Export(call, contents, work, needed, need_bytes)
 
@@ -316,5 +319,5 @@ class _Build:
             packages=dict(product.packages),
             timings_s=dict(product.seconds),
             built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            warnings=(*product.warnings, *([proof.warning] if proof.warning else [])),
+            warnings=(proof.warning,) if proof.warning else (),
         )

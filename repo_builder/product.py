@@ -47,7 +47,6 @@ class Product:
     original_metric: float | None = None
     reference: Path | None = None
     """A folder with inputs and the original's answers, for the scratch server (reference.py)."""
-    warnings: tuple[str, ...] = ()
 
 
 def published_product(entry: ManifestEntry) -> Product:
@@ -68,5 +67,4 @@ def published_product(entry: ManifestEntry) -> Product:
         variants=entry.variants,
         original=entry.original,
         original_metric=entry.original_metric,
-        warnings=entry.warnings,
     )

@@ -29,6 +29,8 @@ class BuildResult:
     """By phase; empty when nothing was done."""
     footprint: Footprint | None = None
     warnings: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Why each variant or exporter that failed did so, where another is published."""
     speed_up: float | None = None
     """How many times quicker than the original at the first measured batch size."""
     proven: bool = False
@@ -55,6 +57,7 @@ class BuildResult:
             seconds=entry.timings_s if status == "built" else {},
             footprint=entry.footprint,
             warnings=entry.warnings,
+            refused=tuple(each.error for each in entry.variants if each.error is not None),
             speed_up=_speed_up(entry),
             proven=entry.proof is not None,
         )
@@ -72,6 +75,7 @@ class BuildResult:
             "metrics": dict(self.metrics),
             "footprint": self.footprint.model_dump() if self.footprint else None,
             "warnings": list(self.warnings),
+            "refused": list(self.refused),
             "speed_up": self.speed_up,
             "proven": self.proven,
             "seconds": dict(self.seconds),

@@ -182,7 +182,7 @@ def _parity(entry: ManifestEntry) -> str:
     axis.grid(axis="x", color=FAINT, linewidth=0.6)
     axis.minorticks_off()
     axis.set_axisbelow(True)
-    axis.set_xlabel("max|difference| / max|original|; the stroke is what is allowed")
+    axis.set_xlabel("max|difference| / max|original|; stroke: allowed")
     _finish(axis, "", [variant.name for variant in judged])
     return _svg(figure)
 

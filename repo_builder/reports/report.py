@@ -116,7 +116,7 @@ def _summary(manifest: Manifest) -> dict[str, str]:
         "variants refused": str(refused),
         "not proven in a server": str(unproven),
         "with warnings": str(warned),
-        "last built": max((entry.built_at for entry in entries), default=""),
+        "last built": rows.time_text(max((entry.built_at for entry in entries), default="")),
     }
     return {name: text for name, text in said.items() if text not in ("", "0", "0 B")}
 

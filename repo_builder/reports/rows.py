@@ -124,7 +124,7 @@ def _metric(value: float | None) -> str:
 
 
 def parity_text(parity: ParityRecord | None) -> str:
-    """The worst difference and what was allowed; where figures of a task judged it, those."""
+    """The worst difference of what was allowed, or the figures that decided in its place."""
     if parity is None:
         return ""
     judged = {
@@ -133,9 +133,16 @@ def parity_text(parity: ParityRecord | None) -> str:
         "top-k": parity.top_k_agreement,
         "tokens": parity.token_agreement,
     }
-    allowed = "" if parity.tolerance is None else f" of {parity.tolerance:.0e}"
-    figures = [f"{name} {value:.4g}" for name, value in judged.items() if value is not None]
-    return ", ".join((f"{parity.worst:.1e}{allowed}", *figures))
+    figures = [f"{name} {value:.3g}" for name, value in judged.items() if value is not None]
+    if parity.tolerance is not None or not figures:
+        allowed = "" if parity.tolerance is None else f" of {parity.tolerance:.0e}"
+        figures.insert(0, f"{parity.worst:.1e}{allowed}")
+    return ", ".join(figures)
+
+
+def time_text(at: str) -> str:
+    """A manifest's time for people, to the minute."""
+    return f"{at[:16].replace('T', ' ')} UTC" if at else ""
 
 
 def proof_text(proof: ProofRecord | None) -> str:
@@ -180,7 +187,7 @@ def version_rows(entry: ManifestEntry) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             str(each.version),
-            each.built_at.replace("+00:00", "Z"),
+            time_text(each.built_at),
             each.variant or each.backend,
             format_bytes(each.artifact_bytes),
             _remark(each, newest=each is entry),

@@ -65,7 +65,7 @@ def test_an_engine_that_cannot_be_built_here_fails_alone_and_says_what_stays(mea
     record = entry_of(measured[0], "deep").variants[-1]
     assert record.status == "failed"
     assert record.error is not None and "no NVIDIA GPU" in record.error
-    assert any("keeps its ONNX" in warning for warning in measured[1].warnings)
+    assert any("keeps its ONNX" in reason for reason in measured[1].refused)
 
 
 def test_without_an_objective_the_first_that_passes_is_published(tmp_path):
