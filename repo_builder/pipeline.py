@@ -9,43 +9,30 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from repo_builder.admission import Limits, export_bytes
-from repo_builder.config.render import (
-    DEFAULT_MAX_BATCH_SIZE,
-    RenderedConfig,
-    read_data_files,
-    read_labels,
-    render_config,
-)
+from repo_builder.config.render import DEFAULT_MAX_BATCH_SIZE
 from repo_builder.export_process import ExportOrder, export_model
 from repo_builder.fingerprint import DigestCache, package_versions
-from repo_builder.footprints import larger
+from repo_builder.finish import Finish
 from repo_builder.fork_server import ForkServer
 from repo_builder.isolation import IsolatedCall, Progress, first_ready, fork_server
-from repo_builder.judging.examples import read_arrays
-from repo_builder.judging.gates import Gate, gate_for
-from repo_builder.judging.reference import Reference
-from repo_builder.plan import Need, Plan, fingerprint_of, parts_of, plan, published_digest
+from repo_builder.plan import Need, Plan, plan
 from repo_builder.product import Product, published_product
-from repo_builder.publishing.publish import Staged, commit, remove, stage
+from repo_builder.publishing.publish import remove
 from repo_builder.publishing.staging import open_staging
 from repo_builder.results import BuildReport, BuildResult
-from repo_builder.scratch.order import Proof, ProofOrder
 from repo_builder.scratch.server import ScratchServer
 from repo_builder.sources.base import AssembledSource
-from repo_builder.sources.location import artifact_path
 from repo_builder.workshop import Workshop, select, stale_models
 from tritonfleet.errors import BuildError, FleetError
 from tritonfleet.plugins import lookup
-from tritonfleet.server.layout import Manifest, ManifestEntry, read_manifest
-from tritonfleet.spec.sources import HuggingFaceSource, PythonSource
+from tritonfleet.server.layout import Manifest, read_manifest
 
 
 def build_fleet(shop: Workshop, models: Iterable[str] = ()) -> BuildReport:
@@ -58,13 +45,13 @@ def build_fleet(shop: Workshop, models: Iterable[str] = ()) -> BuildReport:
         staging = stack.enter_context(open_staging(shop.repository))
         scratch = stack.enter_context(
             ScratchServer(
-                staging / "scratch",
-                shop.state_dir,
-                onnxruntime_backend=shop.onnxruntime_backend,
+                staging / "scratch", shop.state_dir, onnxruntime_backend=shop.onnxruntime_backend
             )
         )
         forks = stack.enter_context(fork_server(shop.log("exports")))
-        results = _Build(shop, staging, scratch, forks).run(wanted)
+        digest = DigestCache.load(shop.digests)
+        finish = Finish(shop, staging, scratch, digest)
+        results = _Build(shop, staging, finish, forks, digest).run(wanted)
         stale = stale_models(shop.fleet, shop.repository)
         if not shop.prune:
             return BuildReport(results, stale=stale)
@@ -90,16 +77,15 @@ class _Build:
 
     shop: Workshop
     staging: Path
-    scratch: ScratchServer
+    finish: Finish
     forks: ForkServer
+    digest: DigestCache
     results: dict[str, BuildResult] = field(default_factory=dict)
     running: dict[str, _Export] = field(default_factory=dict)
-    digest: DigestCache = field(init=False)
     manifest: Manifest = field(init=False)
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
-        self.digest = DigestCache.load(self.shop.digests)
         self.manifest = read_manifest(self.shop.repository)
         self.limits = Limits.of_this_machine(self.shop.jobs)
 
@@ -139,13 +125,13 @@ class _Build:
         try:
             step(model, *arguments)
         except FleetError as error:
-            self._finish(BuildResult(model, "failed", error=error))
+            self._report(BuildResult(model, "failed", error=error))
         except OSError as error:
             cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             hint = "The published repository is unchanged."
-            self._finish(BuildResult(model, "failed", error=BuildError(model, cause, hint)))
+            self._report(BuildResult(model, "failed", error=BuildError(model, cause, hint)))
 
-    def _finish(self, result: BuildResult) -> None:
+    def _report(self, result: BuildResult) -> None:
         self.results[result.model] = result
         self.shop.watcher.finished(result)
 
@@ -155,9 +141,9 @@ class _Build:
         source = self._source(model)
         needed = plan(self.shop, model, source, self.digest, self.manifest)
         if needed.need is Need.NOTHING and needed.published:
-            self._finish(BuildResult.of_entry(model, "unchanged", needed.published))
+            self._report(BuildResult.of_entry(model, "unchanged", needed.published))
         elif needed.need is Need.REJECTED and needed.published:
-            self._finish(BuildResult.of_entry(model, "rejected", needed.published))
+            self._report(BuildResult.of_entry(model, "rejected", needed.published))
         elif needed.need is Need.CONFIG and needed.published:
             product = published_product(needed.published)
             self._publish(model, product, None, needed)
@@ -218,106 +204,12 @@ class _Build:
         export = self.running.pop(call.model)
         call.kill()
         if event.error is not None:
-            self._finish(BuildResult(call.model, "failed", error=event.error))
+            self._report(BuildResult(call.model, "failed", error=event.error))
         else:
             self._attempt(call.model, self._publish, event.value, export.contents, export.plan)
         shutil.rmtree(export.work, ignore_errors=True)
 
     def _publish(self, model: str, product: Product, contents: Path | None, needed: Plan) -> None:
-        """Renders the configuration, has a server prove the model, and moves it in."""
-        shop, serving = self.shop, self.shop.fleet.serving(model)
-        shop.watcher.phase(model, "publish")
-        start = time.perf_counter()
-        # What had to be fetched first can be told only now.
-        source = self._source(model)
-        parts = needed.parts or parts_of(shop, model, source, self.digest, self.manifest)
-        labels = read_labels(model, serving, shop.base)
-        data_files = read_data_files(model, serving, shop.base)
-        config = render_config(model, product, serving, labels, data_files)
-        staged = stage(model, contents, config, serving, shop.repository, self.staging)
-        seconds = {**product.seconds, "publish": round(time.perf_counter() - start, 3)}
-        product, proof = self._prove(replace(product, seconds=seconds), staged, config)
-        if contents is None and needed.published:
-            proof = replace(proof, footprint=larger(needed.published.footprint, proof.footprint))
-        entry = commit(
-            staged, self._entry(product, proof, staged, parts), shop.repository, self.digest
-        )
+        entry = self.finish.publish(model, product, contents, needed, self.manifest)
         self.manifest = self.manifest.with_entry(model, entry)
-        self._finish(BuildResult.of_entry(model, "built", entry))
-
-    def _prove(
-        self, product: Product, staged: Staged, config: RenderedConfig
-    ) -> tuple[Product, Proof]:
-        """What a scratch server makes of the staged model; ProofFailed unless it serves it."""
-        shop, model = self.shop, staged.model
-        export = shop.fleet.export(model)
-        if not shop.proof or export.proof == "off":
-            return product, Proof()
-        shop.watcher.phase(model, "proof")
-        start = time.perf_counter()
-        order = ProofOrder(
-            model,
-            staged.folder,
-            staged.version,
-            config.message,
-            export.proof,
-            members={name: shop.repository / name for name in shop.fleet.requires(model)},
-            reference=Reference(product.reference) if product.reference else None,
-            gate=self._gate(model, product),
-            examples=self._examples(model),
-        )
-        proof = self.scratch.prove(order)
-        seconds = {**product.seconds, "proof": round(time.perf_counter() - start, 3)}
-        return replace(product, seconds=seconds), proof
-
-    def _gate(self, model: str, product: Product) -> Gate | None:
-        """The measure that the published variant was held to."""
-        export = self.shop.fleet.export(model)
-        if product.parity is None:
-            return None
-        named = {variant.label: variant for variant in export.variants}
-        variant = named.get(product.variant)
-        if variant is None:
-            return gate_for(export.parity, "fp32")
-        return gate_for(variant.parity or export.parity, variant.arithmetic)
-
-    def _examples(self, model: str) -> Mapping[str, Any] | None:
-        """Real inputs for a model whose original cannot be asked."""
-        where = self.shop.fleet.export(model).examples
-        if where is None or not isinstance(self.shop.fleet.models[model].source, PythonSource):
-            return None
-        return read_arrays(model, artifact_path(where, self.shop.context(model)))
-
-    def _entry(
-        self, product: Product, proof: Proof, staged: Staged, parts: dict[str, str] | None
-    ) -> ManifestEntry:
-        spec = self.shop.fleet.models[staged.model]
-        source = {**spec.source.model_dump(mode="json", exclude_unset=True), **product.facts}
-        if product.labels and not spec.members:
-            source["labels"] = {name: list(row) for name, row in product.labels.items()}
-        return ManifestEntry(
-            # A remote source that changed under the build is like nothing: built again next time.
-            fingerprint=str(fingerprint_of(parts)) if parts else "",
-            parts=parts or {},
-            version=staged.version,
-            backend=product.backend or "ensemble",
-            source=source,
-            digest=published_digest(staged.folder, staged.version, self.digest),
-            artifact_bytes=staged.artifact_bytes,
-            requires=self.shop.fleet.requires(staged.model),
-            random_weights=isinstance(spec.source, HuggingFaceSource)
-            and spec.source.random_weights is not None,
-            signature=product.signature.texts(),
-            variant=product.variant,
-            variants=product.variants,
-            original=product.original,
-            original_metric=product.original_metric,
-            parity=product.parity,
-            proof=proof.record,
-            footprint=proof.footprint,
-            metrics=dict(product.metrics),
-            packages=dict(product.packages),
-            timings_s=dict(product.seconds),
-            built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            warnings=(proof.warning,) if proof.warning else (),
-        )
+        self._report(BuildResult.of_entry(model, "built", entry))
