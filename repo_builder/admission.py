@@ -28,10 +28,13 @@ class Limits:
     memory_bytes: int
 
     @classmethod
-    def of_this_machine(cls, jobs: int | None) -> Limits:
-        """The given number of exports, or one for each core, within most of the free memory."""
+    def of_this_machine(cls, jobs: int | None, models: int) -> Limits:
+        """The given number of exports, or one for each core, within most of the free memory.
+
+        No more than there are models, so that a lone one may use all cores.
+        """
         memory = int(_USABLE_SHARE * psutil.virtual_memory().available)
-        return cls(jobs or cores(), memory)
+        return cls(max(min(jobs or cores(), models), 1), memory)
 
     def admit(self, need_bytes: int, running_bytes: Iterable[int]) -> bool:
         """Whether one more may start; a lone export always may, however large."""

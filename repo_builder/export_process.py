@@ -30,7 +30,7 @@ from repo_builder.judging.measure import choose, latencies_ms, memory_bytes, req
 from repo_builder.judging.metric import load_metric
 from repo_builder.judging.parity import original, record_reference
 from repo_builder.judging.reference import Reference, Tensors
-from repo_builder.judging.runners import open_runner
+from repo_builder.judging.runners import open_runner, use_threads
 from repo_builder.product import Product
 from repo_builder.sources.base import Checkpoint, Predict, SourceContext
 from repo_builder.sources.location import artifact_path
@@ -57,7 +57,7 @@ class ExportOrder:
     """Outlives the build, for timing caches and the like."""
     max_batch_size: int = 8
     threads: int = 0
-    """For the original's arithmetic; 0 leaves it to PyTorch."""
+    """For arithmetic; 0 leaves it to the libraries."""
 
 
 @dataclass(slots=True)
@@ -114,9 +114,11 @@ def _load(order: ExportOrder, watch: _Stopwatch) -> tuple[Checkpoint, tuple[Tens
 
 
 def _limit_threads(threads: int) -> None:
+    """For the original and for what is made of it, or measuring would favour one of them."""
     import torch
 
     torch.set_num_threads(threads)
+    use_threads(threads)
 
 
 def _samples(variant: Variant) -> int:

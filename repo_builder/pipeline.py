@@ -87,11 +87,11 @@ class _Build:
 
     def __post_init__(self) -> None:
         self.manifest = read_manifest(self.shop.repository)
-        self.limits = Limits.of_this_machine(self.shop.jobs)
 
     def run(self, models: tuple[str, ...]) -> tuple[BuildResult, ...]:
         """Every model's outcome, in the given order."""
         waiting = list(models)
+        self.limits = Limits.of_this_machine(self.shop.jobs, len(models))
         self.shop.watcher.begin(len(models))
         try:
             while waiting or self.running:

@@ -17,6 +17,17 @@ from repo_builder.signature import Signature
 from tritonfleet.errors import BuildError, ParityFailed
 from tritonfleet.plugins import lookup
 
+_threads = 0
+
+
+def use_threads(count: int) -> None:
+    """Sets how many threads ONNX Runtime computes with in this process; 0 is one for each core.
+
+    As ``torch.set_num_threads`` does for PyTorch: who is compared must have as many.
+    """
+    global _threads
+    _threads = count
+
 
 class Runner(Protocol):
     """An artifact that can be asked. Made by ``open_runner``; closed by letting go of it."""
@@ -35,6 +46,7 @@ class OnnxRunner:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = _threads
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = ["CPUExecutionProvider"]

@@ -26,6 +26,13 @@ def test_an_export_takes_its_process_and_several_times_its_weights(tmp_path):
     assert export_bytes(tmp_path / "not here") == export_bytes(None) == PROCESS_BYTES
 
 
+def test_a_lone_model_has_all_cores():
+    assert Limits.of_this_machine(None, 1).threads == cores()
+    assert Limits.of_this_machine(3, 100).jobs == 3
+    assert Limits.of_this_machine(None, 100).jobs == cores()
+    assert Limits.of_this_machine(None, 0).jobs == 1
+
+
 def test_together_they_fill_the_cores():
     assert Limits(1, 0).threads == cores()
     assert Limits(10 * cores(), 0).threads == 1
