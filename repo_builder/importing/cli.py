@@ -77,6 +77,8 @@ def _tell(result: Import, output: Path) -> None:
     for model, reason in sorted(result.left_out.items()):
         click.echo(f"  left out {model}: {reason}")
     if result.models:
-        click.echo(f"{output}: {len(result.models)} models, {len(result.left_out)} left out")
+        count = len(result.models)
+        models = "1 model" if count == 1 else f"{count} models"
+        click.echo(f"{output}: {models}, {len(result.left_out)} left out")
     else:
         click.echo(f"nothing to import: {output} is not written", err=True)
