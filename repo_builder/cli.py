@@ -19,6 +19,7 @@ import click
 if TYPE_CHECKING:
     from repo_builder.results import BuildReport
     from repo_builder.workshop import Workshop
+    from tritonfleet.settings import Settings
 
 _EXIT_FAILED = 1
 _EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -138,6 +139,16 @@ def fleet_file(given: Path | None) -> Path:
     if given is None and not DEFAULT_FLEET_FILE.is_file():
         raise click.UsageError("no fleet file: pass --fleet, or set TRITONFLEET_FLEET.")
     return given or DEFAULT_FLEET_FILE
+
+
+def open_settings(fleet: Path | None, repository: Path | None) -> Settings:
+    """Where things lie; a fleet file is read if there is one, and need not be."""
+    from tritonfleet.settings import DEFAULT_FLEET_FILE, Settings, resolve_settings
+    from tritonfleet.spec import load_fleet
+
+    known = fleet is not None or DEFAULT_FLEET_FILE.is_file()
+    in_file = load_fleet(fleet_file(fleet)).settings if known else Settings()
+    return resolve_settings(in_file, {"repository": repository})
 
 
 def open_workshop(fleet: Path | None, repository: Path | None, **options: Any) -> Workshop:

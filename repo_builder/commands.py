@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from repo_builder.cli import fleet_file, open_workshop
-from tritonfleet.settings import DEFAULT_FLEET_FILE, Settings, resolve_settings
+from repo_builder.cli import open_settings, open_workshop
+from tritonfleet.settings import DEFAULT_FLEET_FILE
 from tritonfleet.units import format_bytes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _print_changes(changes: Sequence[Change]) -> None:
 @_options
 def show(model: str, fleet: Path | None, repository: Path | None, as_json: bool) -> None:
     """Show what is known of a published MODEL: versions, variants, parity, memory, timings."""
-    entry = _entry(model, _settings(fleet, repository).repository)
+    entry = _entry(model, open_settings(fleet, repository).repository)
     if as_json:
         _print_json({"model": model, **entry.model_dump(mode="json")})
         return
@@ -123,7 +123,7 @@ def rollback(
     from repo_builder.publishing.rollback import roll_back
     from repo_builder.workshop import digests_file
 
-    settings = _settings(fleet, repository)
+    settings = open_settings(fleet, repository)
     digests = digests_file(settings.state_dir)
     now = datetime.now(timezone.utc)
     restored = roll_back(model, settings.repository, digests, to, now=now)
@@ -161,7 +161,7 @@ def verify(
     """
     from repo_builder.publishing import verify as proof
 
-    repository = _settings(fleet, repository).repository
+    repository = open_settings(fleet, repository).repository
     size = sum(proof.total_bytes(each) for each in (repository, against) if each is not None)
     with _progress(size, quiet=as_json) as advance:
         verdict = proof.verify(repository, against, advance)
@@ -216,21 +216,12 @@ def report(output: Path, fleet: Path | None, repository: Path | None, as_json: b
     from repo_builder.reports import write_report
     from tritonfleet.server.layout import read_manifest
 
-    settings = _settings(fleet, repository)
+    settings = open_settings(fleet, repository)
     html, markdown = write_report(read_manifest(settings.repository), output)
     if as_json:
         _print_json({"html": str(html), "markdown": str(markdown)})
     else:
         click.echo(f"{html}\n{markdown}")
-
-
-def _settings(fleet: Path | None, repository: Path | None) -> Settings:
-    """Where things lie; a fleet file is read if there is one, and need not be."""
-    from tritonfleet.spec import load_fleet
-
-    known = fleet is not None or DEFAULT_FLEET_FILE.is_file()
-    in_file = load_fleet(fleet_file(fleet)).settings if known else Settings()
-    return resolve_settings(in_file, {"repository": repository})
 
 
 def _print_json(data: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from repo_builder.config.subject import Subject, check_known
-from repo_builder.signature import Tensor
 from tritonfleet.spec.optimization import TensorRTAccelerator
 
 
@@ -41,7 +40,3 @@ def _profile(subject: Subject, given: TensorRTAccelerator, bound: str) -> str:
         f"{t.name}:{'x'.join(str(sizes.get(s, s) if isinstance(s, str) else s) for s in t.shape)}"
         for t in inputs
     )
-
-
-def _is_dynamic(tensor: Tensor) -> bool:
-    return any(isinstance(size, str) for size in tensor.shape)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from repo_builder.cli import open_settings
+
 if TYPE_CHECKING:
     from repo_builder.lint.findings import Expected, Finding
 
@@ -44,7 +46,11 @@ _COLORS = {"error": "red", "warning": "yellow", "info": "cyan"}
 )
 @click.option("--gpus", type=click.IntRange(min=0), help="How many GPUs the server has.")
 @click.option("--triton-release", metavar="YY.MM", help="The server's release, such as 24.10.")
-@click.option("--tensorrt", metavar="VERSION", help="The server's TensorRT, such as 10.13.3.")
+@click.option(
+    "--tensorrt",
+    metavar="VERSION",
+    help="The server's TensorRT, such as 10.13.3, or the tag of a trtllm image of NVIDIA's.",
+)
 @click.option("--compute-capability", metavar="X.Y", help="Of the server's GPUs, such as 9.0.")
 @click.pass_context
 def lint(
@@ -90,11 +96,7 @@ def _check_ids(ids: Iterable[str]) -> None:
 
 def _repository(fleet: Path | None) -> Path:
     """The repository of the settings, as for the other commands."""
-    from tritonfleet.settings import DEFAULT_FLEET_FILE, Settings, resolve_settings
-    from tritonfleet.spec import load_fleet
-
-    path = fleet or (DEFAULT_FLEET_FILE if DEFAULT_FLEET_FILE.is_file() else None)
-    found = resolve_settings(load_fleet(path).settings if path else Settings()).repository
+    found = open_settings(fleet, None).repository
     if not found.is_dir():
         raise click.UsageError(f"there is no repository {found}: name one.")
     return found
@@ -103,6 +105,7 @@ def _repository(fleet: Path | None) -> Path:
 def _expected(server_resources: tuple[str, ...], **server: Any) -> Expected:
     from repo_builder.lint.findings import Expected
     from repo_builder.lint.releases import onnx_runtime_of
+    from repo_builder.variants.tensorrt.stamp import tensorrt_of_image
 
     resources = {}
     for given in server_resources:
@@ -115,6 +118,8 @@ def _expected(server_resources: tuple[str, ...], **server: Any) -> Expected:
             onnx_runtime_of(server["triton_release"])
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="triton-release") from error
+    if server["tensorrt"] is not None:
+        server["tensorrt"] = tensorrt_of_image(server["tensorrt"]) or server["tensorrt"]
     return Expected(resources=resources, **server)
 
 

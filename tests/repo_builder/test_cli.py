@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 from repo_builder.publishing.staging import open_staging
 from tests.repo_builder.builders import ensemble, names, python_model
 from tritonfleet.cli import main
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 # Each of these costs seconds to import, for nothing when nothing is exported.
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "sklearn"}
@@ -31,17 +32,6 @@ def write_fleet(folder: Path, models, name: str = "fleet.yaml") -> Path:
     servers = [{"name": "local", "capacity": "1GiB"}]
     (folder / name).write_text(json.dumps({"name": "tiny", "servers": servers, "models": models}))
     return folder / name
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Commands run in an empty folder, with no settings from outside."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-    for name in ("TRITONFLEET_FLEET", "TRITONFLEET_REPOSITORY", "TRITONFLEET_STATE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -17,16 +16,7 @@ from tests.repo_builder.test_cli import HEAVY, write_fleet
 from tritonfleet.errors import ModelNotFound, PublishFailed
 from tritonfleet.server.layout import write_manifest
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Commands run in an empty folder, with no settings from outside."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-    for name in ("TRITONFLEET_FLEET", "TRITONFLEET_REPOSITORY", "TRITONFLEET_STATE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture

@@ -17,11 +17,9 @@ from tests.repo_builder.exporters.modules import (
     ROWS,
     SEQUENCES,
     Branching,
-    TwoInputs,
     checkpoint,
-    scripted,
 )
-from tritonfleet.errors import ExportFailed, ParityFailed
+from tritonfleet.errors import ExportFailed
 
 pytestmark = pytest.mark.build
 torch = pytest.importorskip("torch")
@@ -92,26 +90,6 @@ def test_weights_above_the_limit_lie_beside_the_graph_in_one_file(tmp_path, monk
     path = export(tmp_path, made)
     assert names(tmp_path) == ["model.onnx", "model.onnx.data"]
     prove(tmp_path, made, path)
-
-
-def test_torchscript_keeps_its_branches(tmp_path):
-    made = scripted(Branching())
-    assert prove(tmp_path, made, export(tmp_path, made)).worst < 1e-6
-
-
-def test_a_trace_that_lost_a_branch_on_a_shape_does_not_pass(tmp_path):
-    made = Checkpoint(Branching().eval(), SEQUENCES, ("y",))
-    path = export(tmp_path, made)
-    with pytest.raises(ParityFailed, match="differs by 2"):
-        prove(tmp_path, made, path)
-
-
-def test_an_exported_program_is_taken_too(tmp_path):
-    dynamic = {0: torch.export.Dim("n"), 1: 4}
-    example = (torch.ones(2, 4), torch.ones(2, 4))
-    program = torch.export.export(TwoInputs(), example, dynamic_shapes=(dynamic, dynamic))
-    made = Checkpoint(program.module(), PAIRS, ("y",), program=program)
-    assert prove(tmp_path, made, export(tmp_path, made)).worst < 1e-6
 
 
 @pytest.mark.parametrize(

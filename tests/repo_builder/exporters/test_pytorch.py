@@ -12,7 +12,6 @@ from repo_builder.sources.base import Checkpoint, InputField
 from tests.repo_builder.builders import names, signature
 from tests.repo_builder.exporters import modules
 from tests.repo_builder.exporters.modules import (
-    PAIRS,
     ROWS,
     SEQUENCES,
     Branching,
@@ -52,26 +51,6 @@ def test_it_computes_what_the_original_computes_whatever_onnx_lacks(tmp_path):
         "x": InputField("FP32", ("batch", 3, 4))
     })  # fmt: skip
     assert prove(tmp_path, made, export(tmp_path, made)).worst < 1e-5
-
-
-def test_torchscript_keeps_its_branches(tmp_path):
-    made = scripted(Branching())
-    assert prove(tmp_path, made, export(tmp_path, made)).worst < 1e-6
-
-
-def test_a_trace_that_lost_a_branch_on_a_shape_does_not_pass(tmp_path):
-    made = Checkpoint(Branching().eval(), SEQUENCES, ("y",))
-    path = export(tmp_path, made)
-    with pytest.raises(ParityFailed, match="differs by 2"):
-        prove(tmp_path, made, path)
-
-
-def test_an_exported_program_is_taken_too(tmp_path):
-    dynamic = {0: torch.export.Dim("n"), 1: 4}
-    example = (torch.ones(2, 4), torch.ones(2, 4))
-    program = torch.export.export(TwoInputs(), example, dynamic_shapes=(dynamic, dynamic))
-    made = Checkpoint(program.module(), PAIRS, ("y",), program=program)
-    assert prove(tmp_path, made, export(tmp_path, made)).worst < 1e-6
 
 
 def test_nothing_in_the_artifact_tells_where_it_was_built(tmp_path):

@@ -8,16 +8,11 @@ from click.testing import CliRunner
 from repo_builder.lint.cli import lint
 from tests.repo_builder.lint.builders import change, onnx_model
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 def run(*arguments: object):
     return CliRunner().invoke(lint, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("TRITONFLEET_FLEET", "TRITONFLEET_REPOSITORY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from repo_builder.variants.tensorrt.stamp import Stamp, write_stamp
+import pytest
+from click.testing import CliRunner
+
+from repo_builder.lint.cli import lint
+from repo_builder.variants.tensorrt.stamp import Stamp, read_stamp, write_stamp
 from tests.repo_builder.lint.builders import PYTHON, found, write
 
 GROUP = "instance_group [{ count: 1 }]"
@@ -28,6 +32,15 @@ def engine(tmp_path):
 )
 def test_an_engine_is_held_against_the_server(engine, server, rules):
     assert found(engine.parent, **server) == rules
+
+
+@pytest.mark.parametrize(
+    ("tag", "status"), [("25.12-trtllm-python-py3", 0), ("26.03-trtllm-python-py3", 1)]
+)
+def test_the_tag_of_an_image_says_which_tensorrt_a_server_has(engine, tag, status):
+    write_stamp(engine / "1", replace(read_stamp(engine / "1"), tensorrt="10.13.3.9"))
+    result = CliRunner().invoke(lint, [str(engine.parent), "--tensorrt", tag])
+    assert result.exit_code == status, result.output
 
 
 def test_batches_beyond_every_profile_are_found(engine):
