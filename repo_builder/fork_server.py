@@ -96,6 +96,9 @@ class ForkServer:
             message, _ = self._receive()
             if not message:  # the server itself was killed, and its forks with it
                 self._statuses[fork.pid] = -signal.SIGKILL
+                # Not so what those have started: it is still in the group that bears their number.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(fork.pid, signal.SIGKILL)
         return self._statuses[fork.pid]
 
     def _started(self) -> Fork:

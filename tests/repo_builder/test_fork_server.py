@@ -25,6 +25,11 @@ def answer(server, tmp_path) -> Outcome:
         return event
 
 
+def has_ended(process: psutil.Process) -> bool:
+    psutil.wait_procs([process], timeout=30)
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def server_process(call: IsolatedCall) -> psutil.Process:
     return psutil.Process(call._fork.pid).parent()
 
@@ -38,8 +43,7 @@ def test_nothing_is_started_before_it_is_needed_and_nothing_is_left(tmp_path):
             assert call.next_event() == Progress("waiting")
             grandchild = psutil.Process(int((tmp_path / "g").read_text()))
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
-    psutil.wait_procs([grandchild], timeout=30)
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(grandchild)
 
 
 def test_all_forks_are_of_one_process(server, tmp_path):
@@ -58,10 +62,12 @@ def test_a_server_that_is_killed_takes_its_forks_along_and_the_next_call_has_a_n
     with IsolatedCall(server, "m", children.with_grandchild, str(tmp_path / "g"),
                       tmp_path / "m.log") as call:  # fmt: skip
         assert call.next_event() == Progress("waiting")
+        grandchild = psutil.Process(int((tmp_path / "g").read_text()))
         server_process(call).send_signal(signal.SIGKILL)
         event = call.next_event()
         assert isinstance(event, Outcome)
         assert "was killed by SIGKILL" in str(event.error)
+        assert has_ended(grandchild)
     assert answer(server, tmp_path) == Outcome(42)
 
 
