@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from repo_builder.config.render import read_labels, render_config
 from repo_builder.fingerprint import DigestCache, package_versions
 from repo_builder.plan import ARTIFACT_PARTS, Need, Plan, plan
 from repo_builder.product import published_product
 from repo_builder.workshop import Workshop, select, stale_models
 from tritonfleet.errors import BuildError, FleetError
-from tritonfleet.plugins import lookup
 from tritonfleet.server.layout import CONFIG_NAME, Manifest, ManifestEntry, read_manifest
 
 Action = Literal["new", "artifact", "config", "unchanged", "rejected", "stale", "unknown"]
@@ -87,7 +85,7 @@ class _Comparison:
             return Change(model, "new")
         if any(member not in self.manifest.models for member in self._members(model)):
             return Change(model, "artifact", members)
-        source = lookup("sources", self.shop.fleet.models[model].source.kind)()
+        source = self.shop.source(model)
         planned = plan(self.shop, model, source, self.digest, self.manifest)
         if planned.need is Need.REJECTED:
             return Change(model, "rejected", (f"version {entry.restored} is served again",))
@@ -117,9 +115,7 @@ class _Comparison:
         return tuple(_explained(planned.parts, entry))
 
     def _config_diff(self, model: str, entry: ManifestEntry) -> str:
-        serving = self.shop.fleet.serving(model)
-        labels = read_labels(model, serving, self.shop.base)
-        rendered = render_config(model, published_product(entry), serving, labels).text
+        rendered = self.shop.config(model, published_product(entry)).text
         path = self.shop.repository / model / CONFIG_NAME
         published = path.read_text(encoding="utf-8")
         lines = difflib.unified_diff(

@@ -12,12 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from repo_builder.config.render import (
-    RenderedConfig,
-    read_data_files,
-    read_labels,
-    render_config,
-)
+from repo_builder.config.render import RenderedConfig
 from repo_builder.fingerprint import DigestCache
 from repo_builder.footprints import larger
 from repo_builder.judging.examples import read_arrays
@@ -30,7 +25,6 @@ from repo_builder.scratch.order import Proof, ProofOrder
 from repo_builder.scratch.server import ScratchServer
 from repo_builder.sources.location import artifact_path
 from repo_builder.workshop import Workshop
-from tritonfleet.plugins import lookup
 from tritonfleet.server.layout import Manifest, ManifestEntry
 from tritonfleet.spec.export import ExportSpec
 from tritonfleet.spec.sources import HuggingFaceSource, PythonSource
@@ -55,7 +49,7 @@ class Finish:
         start = time.perf_counter()
         self.shop.watcher.phase(model, "publish")
         parts = needed.parts or self._parts(model, manifest)
-        config = self._config(model, product)
+        config = self.shop.config(model, product)
         serving = self.shop.fleet.serving(model)
         staged = stage(model, contents, config, serving, self.shop.repository, self.staging)
         seconds = {**product.seconds, "publish": round(time.perf_counter() - start, 3)}
@@ -67,13 +61,8 @@ class Finish:
 
     def _parts(self, model: str, manifest: Manifest) -> dict[str, str] | None:
         """What had to be fetched first can be told only now."""
-        source = lookup("sources", self.shop.fleet.models[model].source.kind)()
+        source = self.shop.source(model)
         return parts_of(self.shop, model, source, self.digest, manifest)
-
-    def _config(self, model: str, product: Product) -> RenderedConfig:
-        serving, base = self.shop.fleet.serving(model), self.shop.base
-        labels = read_labels(model, serving, base)
-        return render_config(model, product, serving, labels, read_data_files(model, serving, base))
 
     def _prove(
         self, product: Product, staged: Staged, config: RenderedConfig

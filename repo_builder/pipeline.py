@@ -31,7 +31,6 @@ from repo_builder.scratch.server import ScratchServer
 from repo_builder.sources.base import AssembledSource
 from repo_builder.workshop import Workshop, select, stale_models
 from tritonfleet.errors import BuildError, FleetError
-from tritonfleet.plugins import lookup
 from tritonfleet.server.layout import Manifest, read_manifest
 
 
@@ -82,6 +81,7 @@ class _Build:
     digest: DigestCache
     results: dict[str, BuildResult] = field(default_factory=dict)
     running: dict[str, _Export] = field(default_factory=dict)
+    needs_bytes: dict[str, int] = field(default_factory=dict)
     manifest: Manifest = field(init=False)
     limits: Limits = field(init=False)
 
@@ -111,7 +111,13 @@ class _Build:
         if any(member not in self.results for member in self.shop.fleet.models[model].members):
             return False
         running = [export.need_bytes for export in self.running.values()]
-        return self.limits.admit(export_bytes(self._weights(model)) if running else 0, running)
+        return self.limits.admit(self._need_bytes(model) if running else 0, running)
+
+    def _need_bytes(self, model: str) -> int:
+        """Of its export; looked up once, for a waiting model is asked after at every event."""
+        if model not in self.needs_bytes:
+            self.needs_bytes[model] = export_bytes(self._weights(model))
+        return self.needs_bytes[model]
 
     def _weights(self, model: str) -> Path | None:
         """The local files that a model's weights come from, as far as they can be told."""
@@ -138,7 +144,7 @@ class _Build:
     def _start(self, model: str) -> None:
         """Does what a model needs, or begins it."""
         self._check_members(model)
-        source = self._source(model)
+        source = self.shop.source(model)
         needed = plan(self.shop, model, source, self.digest, self.manifest)
         if needed.need is Need.NOTHING and needed.published:
             self._report(BuildResult.of_entry(model, "unchanged", needed.published))
@@ -151,9 +157,6 @@ class _Build:
             self._assemble(model, source, needed)
         else:
             self._begin_export(model, needed)
-
-    def _source(self, model: str) -> Any:
-        return lookup("sources", self.shop.fleet.models[model].source.kind)()
 
     def _check_members(self, model: str) -> None:
         for member in self.shop.fleet.models[model].members:
@@ -191,8 +194,7 @@ class _Build:
             self.limits.threads,
         )
         call = IsolatedCall(self.forks, model, export_model, order, shop.log(model))
-        need_bytes = export_bytes(self._weights(model))
-        self.running[model] = _Export(call, contents, work, needed, need_bytes)
+        self.running[model] = _Export(call, contents, work, needed, self._need_bytes(model))
 
     def _follow_exports(self) -> None:
         """Waits for one event of one export, and acts on it."""

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from repo_builder.config.render import data_file_names
+from repo_builder.config.render import (
+    RenderedConfig,
+    data_file_names,
+    read_data_files,
+    read_labels,
+    render_config,
+)
+from repo_builder.product import Product
 from repo_builder.results import Unwatched, Watcher
 from repo_builder.sources.base import SourceContext
 from tritonfleet.errors import FleetError, InvalidModelConfig, ModelNotFound
+from tritonfleet.plugins import lookup
 from tritonfleet.server.layout import read_manifest
 from tritonfleet.settings import OnnxruntimeBackend
 from tritonfleet.spec.fleet import FleetSpec
@@ -38,6 +47,17 @@ class Workshop:
     def context(self, model: str) -> SourceContext:
         """What a model's source may look at."""
         return SourceContext(model, self.base, self.repository, self.state_dir / "build/artifacts")
+
+    def source(self, model: str) -> Any:
+        """The kind of source that a model has."""
+        return lookup("sources", self.fleet.models[model].source.kind)()
+
+    def config(self, model: str, product: Product) -> RenderedConfig:
+        """A model's configuration as the fleet file asks for it; raises InvalidModelConfig."""
+        serving = self.fleet.serving(model)
+        labels = read_labels(model, serving, self.base)
+        data_files = read_data_files(model, serving, self.base)
+        return render_config(model, product, serving, labels, data_files)
 
     @property
     def cache(self) -> Path:

@@ -46,13 +46,13 @@ def _shape_findings(side: str, tensor: Any) -> Iterator[Finding]:
     if any(size == 0 or size < -1 for size in tensor.dims) or not tensor.dims:
         hint = "A size is at least 1, or -1 where requests may choose it."
         yield f"{side} '{tensor.name}' has impossible dims {list(tensor.dims)}", hint
-    elif tensor.HasField("reshape") and _volume(tensor.dims) != _volume(tensor.reshape.shape):
+    elif tensor.HasField("reshape") and volumes(tensor.dims) != volumes(tensor.reshape.shape):
         shape = list(tensor.reshape.shape)
         cause = f"{side} '{tensor.name}' of {list(tensor.dims)} cannot be reshaped to {shape}"
         yield cause, "Both must hold equally many elements, with the -1 at the same places."
 
 
-def _volume(sizes: Iterable[int]) -> list[int]:
+def volumes(sizes: Iterable[int]) -> list[int]:
     """Elements before, between and behind the dynamic dimensions."""
     volumes = [1]
     for size in sizes:

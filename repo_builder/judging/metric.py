@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from repo_builder.causes import root_cause
+from repo_builder.importable import imported
 from repo_builder.sources.base import Predict
 from tritonfleet.errors import FleetError, MetricFailed
 from tritonfleet.spec.export import MetricSpec
@@ -61,13 +60,9 @@ def judge_metric(model: str, value: float, original: float | None, spec: MetricS
 
 
 def _imported(model: str, spec: MetricSpec, base: Path) -> Callable[..., Any]:
-    if spec.python_path is not None:
-        _extend_path(model, (base / spec.python_path).resolve())
-    module, _, names = spec.metric.partition(":")
+    folder = _folder(model, base / spec.python_path) if spec.python_path is not None else None
     try:
-        function: Any = importlib.import_module(module)
-        for name in names.split("."):
-            function = getattr(function, name)
+        function = imported(spec.metric, folder)
     # Importing runs the user's code: it may raise anything.
     except Exception as error:
         cause = f"its metric {spec.metric} cannot be imported: {root_cause(error)}"
@@ -80,12 +75,11 @@ def _imported(model: str, spec: MetricSpec, base: Path) -> Callable[..., Any]:
     return found
 
 
-def _extend_path(model: str, folder: Path) -> None:
-    if not folder.is_dir():
+def _folder(model: str, path: Path) -> Path:
+    if not path.is_dir():
         hint = "'metric.python_path' is relative to the fleet file."
-        raise MetricFailed(model, f"there is no folder {folder}", hint)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        raise MetricFailed(model, f"there is no folder {path.resolve()}", hint)
+    return path.resolve()
 
 
 def _number(model: str, spec: MetricSpec, value: Any) -> float:

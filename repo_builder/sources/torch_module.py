@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from repo_builder.importable import imported
 from repo_builder.sources.base import (
     Checkpoint,
     CheckpointSource,
@@ -78,13 +77,9 @@ class TorchModuleSource(CheckpointSource[TorchModuleSpec]):
 
 
 def _call(spec: TorchModuleSpec, context: SourceContext) -> Any:
-    if spec.python_path is not None:
-        sys.path.insert(0, str(_python_path(spec, context)))
-    module_name, _, function = spec.factory.partition(":")
+    folder = _python_path(spec, context) if spec.python_path is not None else None
     try:
-        factory: Any = importlib.import_module(module_name)
-        for name in function.split("."):
-            factory = getattr(factory, name)
+        factory = imported(spec.factory, folder)
     except (ImportError, AttributeError) as error:
         hint = "Check 'factory' and 'python_path'; the latter is relative to the fleet file."
         cause = f"factory {spec.factory} cannot be imported: {error}"

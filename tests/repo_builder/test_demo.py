@@ -65,7 +65,7 @@ def repository(fleet, tmp_path_factory):
 
 
 def _product(shop: Workshop, model: str, contents: Path) -> Product:
-    source = lookup("sources", shop.fleet.models[model].source.kind)()
+    source = shop.source(model)
     if isinstance(source, AssembledSource):
         return source.assemble(shop.fleet.models[model].source, shop.context(model), contents)
     return Product("onnxruntime", signature(*EXPORTED[model]))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy
 import pytest
 
 from repo_builder import difference, fingerprint, plan
@@ -65,6 +66,13 @@ def test_another_source_file_is_told_and_the_ensemble_with_it(built, tmp_path):
     assert (echo.action, echo.reasons) == ("artifact", ("files of the source changed",))
     assert (whole.action, whole.reasons) == ("artifact", ("its member 'echo' would be built",))
     assert actions(built())["other"] == "unchanged"
+
+
+def test_data_that_a_warm_up_reads_is_no_hindrance(built, models, tmp_path):
+    numpy.save(tmp_path / "row.npy", numpy.ones(4, numpy.float32))
+    models["echo"]["serving"] = {"warmup": [{"files": {"x": "row.npy"}}]}
+    change = changed(built(), "echo")
+    assert (change.action, "+model_warmup" in change.config) == ("config", True)
 
 
 def test_another_serving_option_shows_the_lines_that_would_change(built, models):

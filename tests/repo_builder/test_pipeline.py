@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from repo_builder import finish, pipeline
+from repo_builder import workshop
 from repo_builder.pipeline import build_fleet
 from repo_builder.publishing.staging import open_staging
 from repo_builder.sources.base import AssembledSource
@@ -222,8 +222,7 @@ class Fetched(AssembledSource):
 
 
 def test_what_had_to_be_fetched_is_known_the_next_time(tmp_path, models, monkeypatch):
-    for module in (pipeline, finish):
-        monkeypatch.setattr(module, "lookup", lambda group, kind: Fetched)
+    monkeypatch.setattr(workshop, "lookup", lambda group, kind: Fetched)
     monkeypatch.setattr(Fetched, "here", False)
     only = {"first": models["first"]}
     assert statuses(build_fleet(shop(tmp_path, only))) == {"first": "built"}

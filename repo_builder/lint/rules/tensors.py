@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from repo_builder.config.tensors import volumes
 from repo_builder.lint.backends import COMPLETING, ENSEMBLE
 from repo_builder.lint.findings import Expected, Finding, Rule
 from repo_builder.lint.repository import Subject
@@ -72,26 +73,9 @@ def _shape(side: str, tensor: Any) -> Iterator[Finding]:
         message = f"{place} has dims {list(tensor.dims)}"
         fix = "Give each dimension its size, -1 where it varies; [1] with a reshape for a scalar."
         yield TENSOR_DIMS.found(message, fix, place)
-    elif tensor.HasField("reshape") and not _same_size(tensor.dims, tensor.reshape.shape):
+    elif tensor.HasField("reshape") and volumes(tensor.dims) != volumes(tensor.reshape.shape):
         message = f"{place} of {list(tensor.dims)} cannot become {list(tensor.reshape.shape)}"
         yield RESHAPE.found(message, "Keep the number of elements.", place)
-
-
-def _same_size(dims: Any, shape: Any) -> bool:
-    """Triton's rule: as many elements, and where sizes vary, the same between and around them."""
-    if -1 not in dims and -1 not in shape:
-        return bool(math.prod(dims) == math.prod(shape))
-    return _products(dims) == _products(shape)
-
-
-def _products(dims: Any) -> list[int]:
-    products = [1]
-    for size in dims:
-        if size == -1:
-            products.append(1)
-        else:
-            products[-1] *= size
-    return products
 
 
 def _labels(subject: Subject, output: Any) -> Iterator[Finding]:
