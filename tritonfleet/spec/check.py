@@ -15,6 +15,7 @@ from tritonfleet.spec.check_serving import (
     check_resources,
     check_serving,
 )
+from tritonfleet.spec.check_traffic import check_traffic
 from tritonfleet.spec.fleet import FleetSpec, ServerSpec
 from tritonfleet.spec.serving import ServingSpec
 from tritonfleet.spec.sources import EnsembleSource, HuggingFaceSource
@@ -37,6 +38,7 @@ def check_fleet(fleet: FleetSpec, model_names: frozenset[str]) -> Iterator[Findi
     yield from _check_sources(fleet)
     yield from _check_members(fleet, model_names)
     yield from _check_sizes(fleet)
+    yield from check_traffic(fleet, model_names)
     known_profiles = fleet.all_profiles()
     served: dict[Location, ServingSpec] = {}
     for name, model in fleet.models.items():

@@ -21,6 +21,7 @@ from tritonfleet.spec.base import ModelName, Spec, overlay
 from tritonfleet.spec.export import ExportSpec
 from tritonfleet.spec.serving import BUILT_IN_PROFILES, ServingSpec
 from tritonfleet.spec.sources import EnsembleSource, Source
+from tritonfleet.spec.traffic import AccessSpec, LimitsSpec, MirrorSpec, RolloutSpec
 from tritonfleet.units import Bytes, parse_bytes
 
 LabelValue = Annotated[
@@ -66,14 +67,6 @@ class ResidencySpec(Spec):
     )
 
 
-class LimitsSpec(Spec):
-    """What one model may take from the others."""
-
-    max_concurrency: int | None = Field(None, ge=1, description="Requests inside Triton at once.")
-    queue_limit: int | None = Field(None, ge=0, description="Requests that may wait; more get 503.")
-    timeout_s: float | None = Field(None, gt=0, description="From arrival to answer.")
-
-
 class PlacementLabels(Spec):
     """Labels that the placement of models on servers goes by."""
 
@@ -93,6 +86,11 @@ class ModelSpec(Spec):
     serving: ServingSpec = ServingSpec()
     residency: ResidencySpec = ResidencySpec()
     limits: LimitsSpec = LimitsSpec()
+    fallback: tuple[ModelName, ...] = Field(
+        (), description="Models of the same signature that answer, in turn, when this one cannot."
+    )
+    mirror: MirrorSpec | None = None
+    rollout: RolloutSpec = RolloutSpec()
     labels: PlacementLabels = PlacementLabels()
 
     @property
@@ -154,6 +152,7 @@ class Defaults(Spec):
     export: ExportSpec = ExportSpec()
     residency: ResidencySpec = ResidencySpec()
     limits: LimitsSpec = LimitsSpec()
+    rollout: RolloutSpec = RolloutSpec()
 
 
 class FleetSpec(Spec):
@@ -167,6 +166,7 @@ class FleetSpec(Spec):
         description="Added to, or replacing, the built-in interactive, bursty, batch and large.",
     )
     defaults: Defaults = Defaults()
+    access: AccessSpec = AccessSpec()
     models: dict[ModelName, ModelSpec] = Field(min_length=1)
 
     def all_profiles(self) -> dict[str, Profile]:
@@ -196,6 +196,12 @@ class FleetSpec(Spec):
     def limits(self, model: str) -> LimitsSpec:
         """What a model may take: its own entry > the fleet's defaults."""
         return LimitsSpec.model_validate(overlay(self.defaults.limits, self.models[model].limits))
+
+    def rollout(self, model: str) -> RolloutSpec:
+        """How a new version comes into service: its own entry > the fleet's defaults."""
+        return RolloutSpec.model_validate(
+            overlay(self.defaults.rollout, self.models[model].rollout)
+        )
 
     def requires(self, model: str) -> tuple[str, ...]:
         """Every model that must be in memory before this one, members of members included."""
