@@ -33,7 +33,7 @@ test: setup  ## run every test that this machine can run
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup  ## run the tests that need no server and no export
-	@$(BIN)/python -m pytest -m "not triton and not build and not perf and not sanitize" $(ARGS)
+	@$(BIN)/python -m pytest -m "not triton and not envoy and not build and not perf and not sanitize" $(ARGS)
 
 storm: setup  ## let the native backend load, unload and answer from many threads for ten minutes
 	@TRITONFLEET_STORM_S=600 $(BIN)/python -m pytest tests/native -k "many_threads or never_meet" $(ARGS)
