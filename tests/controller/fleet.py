@@ -6,7 +6,9 @@ and sometimes not at all, and checks after every event what must never happen.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterable
 
 from tritonfleet.controller.ledger import (
@@ -15,12 +17,15 @@ from tritonfleet.controller.ledger import (
     Grant,
     Ledger,
     Load,
+    Look,
     ModelFacts,
     Phase,
     Prove,
+    Publish,
     Reject,
     ServerFacts,
     Unload,
+    Withdraw,
 )
 from tritonfleet.controller.policy import Holding, PriorityLRU, ServerView, Wanted
 
@@ -41,15 +46,18 @@ def server(name, *, capacity, residents=(), now=100.0):
     return ServerView(name, capacity, tuple(residents), now)
 
 
-def ledger(models, capacity=10, *, servers=None, policy=None, **options):
-    """A ledger over ``{"name": footprint}`` or ModelFacts, with one server 'gpu0' by default."""
+def ledger(models, capacity=10, *, servers=None, policy=None, kind=Ledger, **options):
+    """A ledger over ``{"name": footprint}`` or ModelFacts, with one server 'gpu0' by default.
+
+    No news is too old for it, unless the test says otherwise.
+    """
     facts = [
         entry if isinstance(entry, ModelFacts) else ModelFacts(*entry)
         for entry in (models.items() if isinstance(models, dict) else models)
     ]
     servers = servers or [ServerFacts("gpu0", capacity)]
-    options = {"min_residency_s": 0.0, **options}
-    return Ledger(facts, servers, policy or PriorityLRU(), **options)
+    options = {"min_residency_s": 0.0, "fresh_s": math.inf, **options}
+    return kind(facts, servers, policy or PriorityLRU(), **options)
 
 
 class World:
@@ -57,7 +65,7 @@ class World:
 
     def __init__(self, ledger, *, seed=0, fail=0.0, lose=0.0):
         self.ledger, self.random = ledger, random.Random(seed)
-        self.fail, self.lose, self.now = fail, lose, 0.0
+        self.seed, self.fail, self.lose, self.now = seed, fail, lose, 0.0
         self.pending: list[tuple[float, int, object]] = []
         self.memory: dict[str, str] = {}
         self.leaving: set[str] = set()
@@ -65,21 +73,53 @@ class World:
         self.newest: dict[str, str] = {}
         self.seen: set[object] = set()
         self.leases: dict[int, str] = {}
+        self.drains: set[str] = set()
         self.outcome: dict[int, str] = {}
         self.open: set[int] = set()
         self.onlookers: set[int] = set()
-        self.loads = 0
+        self.loads = self.changes = 0
+        self.published: dict[str, str] = {}
+        self.direct: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
+        self.used: dict[str, float] = {}
+        self.insistent = False
+        self.explained = 0
+        self.looking: set[str] = set()
         self._sequence = 0
 
     # -- doing -----------------------------------------------------------------------------
 
-    def request(self, ticket, name, *, patience=30.0, holds=True):
+    def request(self, ticket, name, *, patience=30.0, holds=True, batch=False):
         self.open.add(ticket)
         if not holds:
             self.onlookers.add(ticket)
+        deadline = self.now + patience
         self.take(
-            self.ledger.request(ticket, name, self.now, deadline=self.now + patience, holds=holds)
+            self.ledger.request(ticket, name, self.now, deadline=deadline, holds=holds, batch=batch)
         )
+
+    def exchange(self, entry, former):
+        """A further version and its model change places: the same memory under other names."""
+        model = self.ledger.facts(entry).version_of
+        self.memory[former] = self.memory.pop(entry)
+        names = {model: former, entry: model}
+        self.leases = {ticket: names.get(name, name) for ticket, name in self.leases.items()}
+        self.published[former] = self.published.pop(entry)
+        self.take(self.ledger.exchanged(entry, former, self.now))
+
+    def go_straight(self, name):
+        """A request that takes no lease, where the model may be reached; it ends some time."""
+        if name in self.published:
+            self.direct[name] += 1
+            self.later(_On(self.published[name], lambda: self._straight_done(name)))
+
+    def _straight_done(self, name):
+        self.direct[name] -= 1
+        self.used[name] = self.now
+        if self.insistent:
+            self.go_straight(name)
+        if not self.direct[name] and name in self.drains:
+            self._drained(name)
 
     def leave(self, ticket):
         """The caller goes away, whether it waits or works; most who worked got their answer."""
@@ -128,6 +168,9 @@ class World:
             del self.memory[name]
         self.leaving -= held
         self.unproven -= held
+        for name in held:
+            self.direct.pop(name, None)
+        self.drains -= held
         self.pending = [item for item in self.pending if getattr(item[2], "server", "") != server]
         for ticket in [t for t, name in self.leases.items() if name in held]:
             del self.leases[ticket]
@@ -143,9 +186,17 @@ class World:
             self.open.discard(action.ticket)
         elif isinstance(action, Load):
             self._load(action)
+        elif isinstance(action, Publish):
+            self._publish(action)
+        elif isinstance(action, Withdraw):
+            self.published.pop(action.model, None)
+        elif isinstance(action, Look):
+            assert not self.looking & set(action.servers), "looked twice at once"
+            self.looking |= set(action.servers)
+            self.later(lambda: self._looked(action.servers, self.now))
         elif isinstance(action, Drain):
             self._may_leave(action.model)
-            self.later(_On(action.server, lambda: self._drained(action.model)))
+            self.later(_On(action.server, lambda: self._withdrawn(action.model)))
         elif isinstance(action, Prove):
             assert action.model not in self.leases.values(), "proved what its caller proves"
             self.later(_On(action.server, lambda: self._proved(action.model)))
@@ -167,6 +218,7 @@ class World:
         for member in self.ledger._models[action.model].requires:
             assert self.memory.get(member) == action.server, "an ensemble before its member"
         self.loads += 1
+        self.told.pop(action.model, None)
         self.memory[action.model] = action.server
         self.later(_On(action.server, lambda: self._loaded(action.model)))
 
@@ -202,12 +254,45 @@ class World:
     def _may_leave(self, name):
         assert name not in self.unproven, "told a model to leave that has not answered yet"
 
+    def _publish(self, action):
+        assert action.model in self.memory, "published what is not in memory"
+        assert action.model not in self.unproven, "published before its proof"
+        assert action.model not in self.published, "published twice"
+        assert self.ledger.phase(action.model) is Phase.READY
+        self.published[action.model] = action.server
+        if self.insistent:
+            self.go_straight(action.model)
+
+    def _looked(self, servers, as_of):
+        self.looking -= set(servers)
+        self.told = Counter(self.direct)
+        self.take(
+            self.ledger.observed(
+                dict(self.used),
+                (),
+                self.now,
+                as_of=as_of,
+                in_flight=dict(+self.direct),
+                looked_at=servers,
+            )
+        )
+
+    def _withdrawn(self, name):
+        """New requests stay away; those under way come to their end."""
+        self.published.pop(name, None)
+        self.drains.add(name)
+        if not self.direct[name]:
+            self._drained(name)
+
     def _drained(self, name):
+        self.drains.discard(name)
         assert name not in self.leases.values(), "drained under a lease"
         self.take(self.ledger.drained(name, self.now))
 
     def _unload(self, action):
         assert action.model not in self.leases.values(), "unloaded under a lease"
+        assert action.model not in self.published, "unloaded while requests may go there"
+        assert not self.direct[action.model], "unloaded under a request"
         assert not self.ledger.is_pinned(action.model), "unloaded a pinned model"
         self._may_leave(action.model)
         for name in self.memory:
@@ -237,7 +322,9 @@ class World:
         assert len(self.ledger._waiters) == len(self.open), "a caller was lost"
         for resident in self.ledger._residents.values():
             assert not self._could_load(resident), "a load that fits was put off"
+        assert self.published.keys() <= self.memory.keys(), "a way to nowhere"
         self._check_head_room()
+        self._check_reasons()
 
     def _could_load(self, resident):
         """Whether nothing stands between a reserved model and its load: see what is occupied."""
@@ -260,6 +347,16 @@ class World:
                     self.seen.add(key)
                     assert self.newest.get(decision.server) not in decision.evicted, "thrash"
                     assert not self.open - self._placed(), "head-room before callers"
+
+    def _check_reasons(self):
+        """Whatever was in use when last seen leaves only for somebody who has lost patience."""
+        decisions = list(self.ledger.decisions)
+        for decision in decisions[self.explained :]:
+            busy = [name for name in decision.evicted if self.told[name]]
+            if busy and "request" not in decision.reason:
+                waiters = self.ledger._waiters.values()
+                assert any(w.impatient_at <= decision.at for w in waiters), "took busy for idle"
+        self.explained = len(decisions)
 
     def _placed(self):
         waiters = self.ledger._waiters.values()

@@ -25,13 +25,14 @@ class Triton:
         self.broken: set[str] = set()
         self.silent: set[str] = set()
         self.reported: dict[str, int] = {}
+        self.used: dict[str, int] = {}
         self._held: dict[tuple[str, str], asyncio.Event] = {}
 
     def hold(self, verb, model):
         """From now on this waits until what is returned is set."""
         return self._held.setdefault((verb, model), asyncio.Event())
 
-    async def load(self, model, _):
+    async def load(self, model, _, *, config=""):
         await self._called("load", model)
         if model in self.sizes:
             self.backend.tell("loaded", model, size=self.sizes[model])
@@ -46,19 +47,20 @@ class Triton:
         if model in self.sizes and model not in self.silent:
             self.backend.tell("unloaded", model)
 
-    async def until_unloaded(self, model):
+    async def until_unloaded(self, model, _version=None):
         await self._called("until_unloaded", model)
 
-    async def states(self):
+    async def index(self):
         loaded = dict.fromkeys(model for verb, model in self.calls if verb == "load")
-        return {model: IndexEntry(model, "1", ReadyState.READY, "") for model in loaded}
+        return [IndexEntry(model, "1", ReadyState.READY, "") for model in loaded]
 
     async def statistics(self, model=""):
         self.calls.append(("statistics", model))
-        counted = {"last_inference_ms": 0}
         return {
-            name: SimpleNamespace(**counted, memory_bytes=size)
-            for name, size in self.reported.items()
+            name: SimpleNamespace(
+                last_inference_ms=self.used.get(name, 0), memory_bytes=self.reported.get(name, 0)
+            )
+            for name in (*self.reported, *self.used)
             if model in ("", name)
         }
 
@@ -83,7 +85,17 @@ def config(model):
 
 
 @contextlib.asynccontextmanager
-async def controlling(triton, models, *, events=None, memory=None, capacity=10, **options):
+async def controlling(
+    triton,
+    models,
+    *,
+    events=None,
+    memory=None,
+    capacity=10,
+    endpoints=None,
+    rollouts=None,
+    **options,
+):
     """A controller over one imitated server, for as long as the block lasts."""
     recorded: list[tuple[str, object, int]] = []
 
@@ -93,7 +105,14 @@ async def controlling(triton, models, *, events=None, memory=None, capacity=10, 
 
     book = ledger(models, capacity=capacity, **options)
     handle = ServerHandle(triton, memory, events)
-    controller = Controller(book, {"gpu0": handle}, configs=config, record=record)
+    controller = Controller(
+        book,
+        {"gpu0": handle},
+        configs=config,
+        record=record,
+        endpoints=endpoints,
+        rollouts=rollouts,
+    )
     controller.recorded = recorded
     await controller.start()
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from tests.controller.fleet import ledger
+from tests.controller import fleet
 from tritonfleet.controller.ledger import (
     BACKOFF_FIRST_S,
     Drain,
     Grant,
+    Ledger,
     Load,
     ModelFacts,
     Phase,
@@ -23,9 +26,20 @@ from tritonfleet.errors import (
     ModelNotFound,
     ModelTooLarge,
     PinRefused,
+    QueueFull,
 )
 
 FAR = 1e9
+
+
+class Unpublished(Ledger):
+    """Keeps to itself which models can be reached directly: test_ledger_direct.py is for that."""
+
+    def _publications(self):
+        return iter(())
+
+
+ledger = partial(fleet.ledger, kind=Unpublished)
 
 
 def ask(book, ticket, model, now=0.0, deadline=FAR, holds=True):
@@ -396,7 +410,7 @@ def test_no_more_requests_run_at_once_than_the_model_allows():
 def test_no_more_callers_wait_than_the_model_allows():
     book = ledger([ModelFacts("bert", 4, queue_limit=1)])
     ask(book, 1, "bert")
-    assert "1 requests wait" in str(rejection(ask(book, 2, "bert"), FleetSaturated))
+    assert "1 requests wait" in str(rejection(ask(book, 2, "bert"), QueueFull))
 
 
 def test_a_model_found_on_a_server_is_taken_over():

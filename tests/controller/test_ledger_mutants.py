@@ -15,6 +15,7 @@ from tritonfleet.controller.ledger import (
     Ledger,
     ModelFacts,
     Phase,
+    Publish,
     ServerFacts,
 )
 from tritonfleet.controller.policy import PriorityLRU, Wanted
@@ -76,10 +77,10 @@ class LosesWaiters(Ledger):
 class LoadsTwice(Ledger):
     """Starts a load for every caller instead of joining them."""
 
-    def request(self, ticket, model, now, *, deadline, holds=True):
+    def request(self, ticket, model, now, **options):
         if self.phase(model) is Phase.LOADING:
             self._residents[model].phase = Phase.RESERVED
-        return super().request(ticket, model, now, deadline=deadline, holds=holds)
+        return super().request(ticket, model, now, **options)
 
 
 class LeavesEnsemblesBehind(Ledger):
@@ -101,6 +102,46 @@ class EvictsUnproven(Ledger):
 
     def is_proved(self, model):
         return self.phase(model) is Phase.READY
+
+
+class TakesBusyForIdle(Ledger):
+    """Does not count what takes no lease as a use."""
+
+    def _is_busy(self, resident):
+        return bool(resident.leases)
+
+
+class UnloadsWhilePublished(Ledger):
+    """Does not wait until the model's endpoint is away."""
+
+    def _departures(self):
+        for action in list(super()._departures()):
+            yield from self.drained(action.model, self._residents[action.model].since)
+
+
+class PublishesUnproven(Ledger):
+    """Sends requests to a model that has not answered anybody yet."""
+
+    def _publications(self):
+        for resident in self._residents.values():
+            if not resident.published and resident.phase is Phase.READY:
+                resident.published = True
+                yield Publish(resident.model, resident.server)
+
+
+class ForgetsTheLost(Ledger):
+    """Leaves the way to a model open when the model is gone."""
+
+    def _withdrawals(self):
+        return []
+
+
+class LooksWithoutEnd(Ledger):
+    """Orders a look although one is under way."""
+
+    def _looks(self):
+        self._looking.clear()
+        return super()._looks()
 
 
 class NeverProves(Ledger):
@@ -137,7 +178,8 @@ class ThrashesForHeadRoom(Ledger):
 MUTANTS = [
     ForgetsUnloading, PlansAgainstOccupied, DrainsUnderLease, EvictsPinned, ForgetsLeavers,
     LosesWaiters, LoadsTwice, LeavesEnsemblesBehind, NeverImpatient, EvictsUnproven, NeverProves,
-    LoadsLate, HeadRoomFirst, ThrashesForHeadRoom,
+    LoadsLate, HeadRoomFirst, ThrashesForHeadRoom, TakesBusyForIdle, UnloadsWhilePublished,
+    PublishesUnproven, ForgetsTheLost, LooksWithoutEnd,
 ]  # fmt: skip
 MODELS = [
     ModelFacts("pinned", 2, 9),
@@ -149,6 +191,13 @@ MODELS = [
 ]
 
 
+def restart(world):
+    """In every fourth trace the server dies now and then."""
+    if world.seed % 4 == 3:
+        world.kill("gpu0")
+        world.take(world.ledger.server_back("gpu0", world.now))
+
+
 def caught(kind, seed):
     """Whether a trace of this seed shows something that must never happen."""
     book = kind(
@@ -157,11 +206,12 @@ def caught(kind, seed):
         PriorityLRU(),
         patience_s=1.0,
         min_residency_s=0.5,
+        fresh_s=0.05,
     )
-    world = World(book, seed=seed, fail=0.1 if seed % 2 else 0.0)
+    world = World(book, seed=seed, fail=0.3 if seed % 2 else 0.0)
     try:
         world.take(book.pin("pinned", 0.0))
-        play(world, [model.name for model in MODELS], 120, lambda _: None)
+        play(world, [model.name for model in MODELS], 120, restart)
         settle(world)
     except (AssertionError, KeyError, RecursionError):
         return True

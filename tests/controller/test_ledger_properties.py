@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,20 +48,23 @@ def fleets(draw):
 
 
 def play(world, names, steps, draw_server):
-    """Hundreds of clients come, work and go, in an order the seed decides."""
+    """Hundreds of clients come, work and go, in an order the seed decides; many go straight."""
     random, ticket = world.random, 0
     for _ in range(steps):
         choice = random.random()
         if choice < 0.45:
             ticket += 1
             model, patience = random.choice(names), random.uniform(0.1, 30)
-            world.request(ticket, model, patience=patience, holds=random.random() < 0.9)
+            holds, batch = random.random() < 0.9, random.random() < 0.2
+            world.request(ticket, model, patience=patience, holds=holds, batch=batch)
         elif choice < 0.65 and world.leases:
             world.leave(random.choice(sorted(world.leases)))
         elif choice < 0.70 and world.open:
             world.leave(random.choice(sorted(world.open)))
         elif choice < 0.72:
             draw_server(world)
+        elif choice < 0.80 and world.published:
+            world.go_straight(random.choice(sorted(world.published)))
         else:
             world.step()
     return ticket
@@ -82,7 +87,7 @@ def settle(world):
 @given(fleets(), st.integers(0, 2**32), st.sampled_from([0.0, 0.0, 0.2]))
 def test_memory_leases_and_callers_are_safe_in_every_trace(fleet, seed, fail):
     models, servers = fleet
-    book = ledger(models, servers=servers, patience_s=1.0, min_residency_s=0.5)
+    book = ledger(models, servers=servers, patience_s=1.0, min_residency_s=0.5, fresh_s=0.05)
     world = World(book, seed=seed, fail=fail)
 
     def die(world):
@@ -117,18 +122,82 @@ def test_a_pinned_model_is_never_evicted(fleet, seed):
 @given(fleets(), st.integers(0, 2**32))
 def test_every_request_that_fits_is_served_when_callers_are_patient(fleet, seed):
     models, servers = fleet
-    book = ledger(models, servers=servers[:1], patience_s=0.5)
+    book = ledger(models, servers=servers[:1], patience_s=0.5, fresh_s=0.05)
     world = World(book, seed=seed)
     for ticket in range(60):
         world.request(ticket, world.random.choice(models).name, patience=1e6)
         while world.leases and world.random.random() < 0.5:
             world.leave(world.random.choice(sorted(world.leases)))
     settle(world)
-    allowed = {"served", "ModelTooLarge", "FleetSaturated"}
+    allowed = {"served", "ModelTooLarge", "QueueFull"}
     assert set(world.outcome.values()) <= allowed
     for ticket, outcome in world.outcome.items():
-        if outcome == "FleetSaturated":
+        if outcome == "QueueFull":
             assert any(model.queue_limit is not None for model in models), ticket
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32))
+def test_everybody_is_served_while_all_resident_models_are_used_without_a_pause(fleet, seed):
+    models, servers = fleet
+    # The same importance for all: nobody waits for the less important to be used up.
+    models = [replace(model, priority=5, queue_limit=None) for model in models]
+    book = ledger(models, servers=servers[:1], patience_s=0.5, min_residency_s=0.5, fresh_s=0.05)
+    world = World(book, seed=seed)
+    world.insistent = True
+    for ticket in range(40):
+        holds, batch = world.random.random() < 0.7, world.random.random() < 0.2
+        name = world.random.choice(models).name
+        world.request(ticket, name, patience=1e6, holds=holds, batch=batch)
+    for _ in range(3_000):
+        while world.leases:
+            world.leave(min(world.leases))
+        if not world.open:
+            break
+        world.step()
+    assert not world.open, "somebody starved"
+    assert set(world.outcome.values()) <= {"served", "ModelTooLarge"}
+
+
+def change_versions(world):
+    """Something that a rollout does: a version comes, takes over, follows its model, or goes."""
+    book, random = world.ledger, world.random
+    entries = [entry for name in book.names for entry in book.versions_of(name)]
+    model = random.choice([name for name in book.names if not book.members(name)])
+    version = 1 + max([0, *(int(entry.split("@")[1]) for entry in entries)])
+    entry = random.choice(entries) if entries else None
+    choice = random.random()
+    if entry is None or choice < 0.3:
+        facts = ModelFacts(f"{model}@{version}", random.randint(1, 4), requires=(model,),
+                           version_of=model)  # fmt: skip
+        world.take(book.declare(facts, world.now))
+        world.changes += 1
+        ticket, holds = 10_000 + world.changes, random.random() < 0.5
+        world.request(ticket, facts.name, patience=5.0, holds=holds)
+    elif choice < 0.6:
+        if book.is_proved(entry) and book.is_proved(book.facts(entry).version_of):
+            world.exchange(entry, f"{book.facts(entry).version_of}@{version}")
+    elif choice < 0.8 and book.knows(entry):
+        world.take(book.follow(entry, world.now))
+    else:
+        world.take(book.retire(entry, world.now))
+
+
+@TRACES
+@given(fleets(), st.integers(0, 2**32), st.sampled_from([0.0, 0.0, 0.2]))
+def test_versions_may_come_and_go_and_change_places_at_any_time(fleet, seed, fail):
+    models, servers = fleet
+    book = ledger(models, servers=servers, patience_s=1.0, min_residency_s=0.5, fresh_s=0.05)
+    world = World(book, seed=seed, fail=fail)
+
+    def change(world):
+        for _ in range(3):
+            change_versions(world)
+
+    play(world, [model.name for model in models], 200, change)
+    settle(world)
+    assert not world.leases
+    assert set(book.names) == {model.name for model in models}
 
 
 @TRACES

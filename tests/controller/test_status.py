@@ -68,6 +68,23 @@ def test_a_failed_model_says_why():
     assert reasons(book, 2.0)["bert"][1] == "failed to load: corrupt file"
 
 
+def test_requests_that_take_no_lease_are_told_as_last_seen():
+    book = ledger({"bert": 5})
+    book.adopt("bert", "gpu0", 0.0)
+    book.observed({}, [], 1.0, as_of=1.0, in_flight={"bert": 3})
+    (model,) = fleet_status(book, 2.0, {}, UP)["models"]
+    assert (model["in_use"], model["under_way"]) == (0, 3)
+    assert model["reason"] == "3 requests under way"
+
+
+def test_a_version_beside_is_told_with_its_model_and_not_as_one():
+    book = ledger({"bert": 4})
+    book.adopt("bert", "gpu0", 0.0)
+    book.declare(ModelFacts("bert@2", 4, requires=("bert",), version_of="bert"), 1.0)
+    (model,) = fleet_status(book, 2.0, {}, UP)["models"]
+    assert model["versions_beside"] == [{"version": 2, "state": "UNAVAILABLE"}]
+
+
 def test_servers_show_their_sums_and_addresses():
     book = ledger([ModelFacts("bert", 4)])
     book.request(1, "bert", 0.0, deadline=1e9)

@@ -12,11 +12,12 @@ import functools
 import itertools
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from tritonfleet.controller.endpoints import Endpoints, NoEndpoints
 from tritonfleet.controller.footprint import Home
 from tritonfleet.controller.ledger import (
     Action,
@@ -25,24 +26,45 @@ from tritonfleet.controller.ledger import (
     Grant,
     Ledger,
     Load,
+    Look,
+    ModelFacts,
     Phase,
     Prove,
+    Publish,
     Reject,
     Unload,
+    Withdraw,
 )
+from tritonfleet.controller.rollout import Rollouts
+from tritonfleet.controller.versions import config_with, entry_of, parts_of
 from tritonfleet.controller.warmup import prove
-from tritonfleet.errors import FleetError, LoadFailed, ServerError, ServerUnreachable
+from tritonfleet.errors import (
+    FleetError,
+    LoadFailed,
+    ModelNotFound,
+    ServerError,
+    ServerUnreachable,
+)
 from tritonfleet.server.client import ModelStatistics, TritonClient
+from tritonfleet.server.endpoint import Endpoint
 from tritonfleet.server.events import ModelEvent, ModelEvents
 from tritonfleet.server.memory import model_memory_bytes, release_model_memory
 from tritonfleet.server.states import ReadyState
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 WATCH_S = 2.0
 """Between two looks at a server's statistics and index."""
+DEATH_S = 3.0
+"""Whoever watches a server's process has told by then that it has died."""
+LOOK_S = 0.5
+"""A server that does not tell by then what is in use is judged by what was known of it."""
 UNLOAD_RETRY_S = 1.0
 RELEASE_POLLS_S = (0.01, 0.01, 0.01)
 """A model's process needs some 15 ms (measured) to give its weights back when told to."""
+REMAINS_S = 3.0
+"""Triton ends the process of a model that failed to load within about a second."""
+REMAINS_POLL_S = 0.05
 DEPARTURE_S = 0.5
 """A model that tells of itself and is silent so long after its unload: the datagram was lost."""
 
@@ -54,6 +76,8 @@ class Lease:
     model: str
     server: str
     waited_s: float
+    version: str
+    """What a request that names none must name; empty where the choice is Triton's."""
     cold: bool
     """Whether the model was not in memory when the holder came; a wait alone proves nothing."""
     proved: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
@@ -94,10 +118,6 @@ class ServerHandle:
     events: ModelEvents | None = None
     """What its models tell of themselves, where they do."""
 
-    def told_bytes(self, model: str) -> int | None:
-        """What a model says that it holds; None for one that says nothing."""
-        return self.events.bytes_of(model) if self.events else None
-
 
 class Controller:
     """The residency of a fleet, for anybody on the same event loop.
@@ -113,11 +133,15 @@ class Controller:
         *,
         configs: Callable[[str], Any],
         record: Callable[[str, Home, int], int] = lambda _, __, footprint: footprint,
+        endpoints: Endpoints | None = None,
+        rollouts: Rollouts | None = None,
         queue_timeout_s: float = 60.0,
         load_timeout_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
+        self.rollouts = rollouts or Rollouts()
+        self._endpoints = endpoints or NoEndpoints()
         self._servers = dict(servers)
         self._configs, self._record, self._clock = configs, record, clock
         self._queue_timeout_s, self._load_timeout_s = queue_timeout_s, load_timeout_s
@@ -128,6 +152,7 @@ class Controller:
         self._with_process: set[str] = set()
         self._charged: dict[str, tuple[Home, int]] = {}
         self._unsubscribe: dict[str, Callable[[], None]] = {}
+        self._listed: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._absent: list[tuple[dict[str, int], asyncio.Future[None]]] = []
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -135,11 +160,14 @@ class Controller:
 
     async def start(self, pinned: Iterable[str] = ()) -> None:
         """Takes the servers as they are, loads the pinned models, and begins to watch."""
+        await self.rollouts.attach(self)
         for name, handle in self._servers.items():
             await self._adopt(name)
             self._attend(name, handle)
+        self.rollouts.resume()
         for model in pinned:
             self._apply(self.ledger.pin(model, self._clock()))
+        self._spawn(self.rollouts.watch(), "")
 
     async def stop(self) -> None:
         """Ends all tasks and turns away whoever waits."""
@@ -153,16 +181,26 @@ class Controller:
             await handle.client.close()
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str, timeout_s: float | None = None) -> AsyncIterator[Lease]:
+    async def lease(
+        self, model: str, timeout_s: float | None = None, *, batch: bool = False, version: str = ""
+    ) -> AsyncIterator[Lease]:
         """Holds a model in memory, loading it first if need be.
 
+        Callers of the batch class give way to others for a while. A ``version`` that is in memory
+        beside another, or has been, is loaded like a model; any other is for Triton to answer.
         Raises ModelNotFound, ModelTooLarge, FleetSaturated after ``timeout_s``, or LoadFailed.
         """
-        ticket, cold = next(self._tickets), self.ledger.ready_on(model) is None
-        grant = await self._ask(ticket, model, timeout_s, holds=True)
+        entry = self._entry_asked_for(model, version)
+        ticket, cold = next(self._tickets), self.ledger.ready_on(entry) is None
+        grant = await self._ask(ticket, entry, timeout_s, holds=True, batch=batch)
         try:
             yield Lease(
-                grant.model, grant.server, grant.waited_s, cold, lambda: self._answered(grant)
+                model,
+                grant.server,
+                grant.waited_s,
+                version or self.rollouts.pinned_version(model),
+                cold,
+                lambda: self._answered(grant),
             )
         finally:
             self._apply(self.ledger.release(ticket, self._clock()))
@@ -173,15 +211,21 @@ class Controller:
         grant = await self._ask(next(self._tickets), model, timeout_s, holds=False)
         return grant.server
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, *, even_pinned: bool = False) -> None:
         """Returns once a model, and the ensembles that need it, have left memory."""
         leaving = {name: self._departures[name] for name in self.ledger.leaves_with(model)}
-        self._apply(self.ledger.unload(model, self._clock()))
+        self._apply(self.ledger.unload(model, self._clock(), even_pinned=even_pinned))
         if leaving:
             gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._absent.append((leaving, gone))
             self._announce_absent()
             await gone
+
+    def missing(self, model: str) -> None:
+        """Triton has said to a caller that it does not hold a model which we took for READY."""
+        now = self._clock()
+        log.warning("model=%s is not where it was; loading it anew when asked for", model)
+        self._apply(self.ledger.observed({}, [model], now, as_of=now))
 
     def pin(self, model: str) -> None:
         """Keeps a model in memory from now on; PinRefused if it could not stay."""
@@ -195,9 +239,13 @@ class Controller:
 
     def address(self, server: str) -> str:
         """Where a server takes HTTP, as ``host:port``; ServerUnreachable while it is down."""
+        return self.endpoint(server).http
+
+    def endpoint(self, server: str) -> Endpoint:
+        """Where a server listens; ServerUnreachable while it is down."""
         if server not in self._servers:
-            raise ServerUnreachable(server, "its address: it is down")
-        return self._servers[server].client.endpoint.http
+            raise ServerUnreachable(server, "its address: it is down", sent=False)
+        return self._servers[server].client.endpoint
 
     def addresses(self, server: str) -> dict[str, str]:
         """Where a running server takes HTTP and gRPC, as ``host:port``."""
@@ -215,6 +263,46 @@ class Controller:
     def now(self) -> float:
         """The controller's clock, in seconds; only differences mean anything."""
         return self._clock()
+
+    # -- for rollouts ------------------------------------------------------------------------
+
+    async def loaded_versions(self, model: str) -> tuple[int, ...]:
+        """The versions of a model that its server has READY, ascending."""
+        server = self.ledger.ready_on(model)
+        if server is None or server not in self._servers:
+            return ()
+        index = await self._servers[server].client.index()
+        ready = (one for one in index if one.name == model and one.state is ReadyState.READY)
+        return tuple(sorted(int(one.version) for one in ready))
+
+    def declare(self, facts: ModelFacts) -> None:
+        """One more entry of the fleet."""
+        self._apply(self.ledger.declare(facts, self._clock()))
+
+    def retire(self, entry: str) -> None:
+        """An entry that the fleet has no more."""
+        self._apply(self.ledger.retire(entry, self._clock()))
+
+    def exchange(self, entry: str, former: str) -> None:
+        """A further version becomes the model itself, and what was that becomes ``former``."""
+        model, _ = parts_of(entry)
+        self._apply(self.ledger.exchanged(entry, former, self._clock()))
+        for name in (model, entry, former):
+            self._charged.pop(name, None)
+
+    def follow(self, entry: str, *, follows: bool) -> None:
+        """Whether an entry is loaded beside its model whenever there is room."""
+        change = self.ledger.follow if follows else self.ledger.unfollow
+        self._apply(change(entry, self._clock()))
+
+    def _entry_asked_for(self, model: str, version: str) -> str:
+        entry = f"{model}@{version}"
+        if entry in self.ledger.versions_of(model):
+            return entry
+        # An entry's name is no model's: nobody outside may ask for it.
+        if parts_of(model)[1] is not None:
+            raise ModelNotFound(model, self.ledger.names)
+        return model
 
     # -- for the supervisor ----------------------------------------------------------------
 
@@ -236,12 +324,16 @@ class Controller:
 
     # -- events into the ledger, actions out -------------------------------------------------
 
-    async def _ask(self, ticket: int, model: str, timeout_s: float | None, *, holds: bool) -> Grant:
+    async def _ask(
+        self, ticket: int, model: str, timeout_s: float | None, *, holds: bool, batch: bool = False
+    ) -> Grant:
         now = self._clock()
         deadline = now + (self._queue_timeout_s if timeout_s is None else timeout_s)
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
-        self._apply(self.ledger.request(ticket, model, now, deadline=deadline, holds=holds))
+        self._apply(
+            self.ledger.request(ticket, model, now, deadline=deadline, holds=holds, batch=batch)
+        )
         try:
             return await future
         except asyncio.CancelledError:
@@ -259,9 +351,13 @@ class Controller:
                 self._settle_future(action.ticket, action)
             elif isinstance(action, Reject):
                 self._settle_future(action.ticket, action.error)
-            elif isinstance(action, Drain):
-                # Every request we carry holds a lease, and the ledger drains only what has none.
-                pending.extend(self.ledger.drained(action.model, self._clock()))
+            elif isinstance(action, Publish):
+                self._publish(action)
+            elif isinstance(action, Withdraw):
+                # Not the server's task: its death must not end this.
+                self._spawn(self._close_way(action.model), "")
+            elif isinstance(action, Look):
+                self._spawn(self._look(action.servers), "")
             else:
                 self._spawn(self._carry_out(action), action.server)
         self._announce_absent()
@@ -319,13 +415,40 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _carry_out(self, action: Load | Unload | Prove) -> None:
+    async def _carry_out(self, action: Load | Drain | Unload | Prove) -> None:
         if isinstance(action, Load):
             await self._load(action)
+        elif isinstance(action, Drain):
+            await self._drain(action)
         elif isinstance(action, Unload):
             await self._unload(action)
         else:
             await self._prove(action)
+
+    def _publish(self, action: Publish) -> None:
+        _, version = parts_of(action.model)
+        if version is None:
+            self._endpoints.publish(action.model, action.server)
+        self._spawn(self.rollouts.appeared(action.model), "")
+
+    async def _drain(self, action: Drain) -> None:
+        await self._close_way(action.model)
+        self._apply(self.ledger.drained(action.model, self._clock()))
+
+    async def _close_way(self, entry: str) -> None:
+        """Returns when no request reaches a model or a version but those that hold a lease."""
+        _, version = parts_of(entry)
+        while True:
+            try:
+                if version is None:
+                    await self._endpoints.withdraw(entry)
+                else:
+                    await self.rollouts.leaving(entry)
+                return
+            except FleetError as error:
+                # Better a model that stays too long than a request that finds nothing.
+                log.warning("withdraw model=%s: %s", entry, error)
+                await asyncio.sleep(UNLOAD_RETRY_S)
 
     async def _load(self, action: Load) -> None:
         handle, model, started = self._servers[action.server], action.model, self._clock()
@@ -334,6 +457,9 @@ class Controller:
         except FleetError as error:
             await self._give_up(handle.client, model, error)
             return
+        if parts_of(model)[1] is not None:
+            # Before anybody can make it the model itself: what was reserved is more than it takes.
+            await self._measure(handle, model)
         now = self._clock()
         self._apply(self.ledger.loaded(model, now, proved=proved))
         log.info("loaded model=%s server=%s load_s=%.3f", model, action.server, now - started)
@@ -343,11 +469,58 @@ class Controller:
     async def _open(self, client: TritonClient, model: str) -> bool:
         """Loads a model; whether it is also proved, which we leave to a caller who waits for it."""
         deadline = self._clock() + self._load_timeout_s
-        await client.load(model, self._load_timeout_s)
+        try:
+            await self._bring_in(client, model)
+        except LoadFailed as error:
+            if not await self.rollouts.fell_back(model, error.reason):
+                raise
+            await self._processes_gone(client.name, model)
+            await self._bring_in(client, model)
         if self.ledger.is_awaited(model):
             return False
         await self._infer_once(client, model, deadline - self._clock())
         return True
+
+    async def _processes_gone(self, server: str, model: str) -> None:
+        """What is left of a failed load would be charged to the next one: they share a name."""
+        memory = self._servers[server].memory
+        ends = self._clock() + REMAINS_S
+        while memory is not None and self._clock() < ends:
+            if await asyncio.to_thread(memory.model_bytes, model) is None:
+                return
+            await asyncio.sleep(REMAINS_POLL_S)
+
+    async def _bring_in(self, client: TritonClient, entry: str) -> None:
+        model, version = parts_of(entry)
+        if version is not None:
+            async with self._listed[model]:
+                await self._hold_versions(client, model, {version, *self._versions_held(model)})
+        elif (chosen := self.rollouts.choose_version(model)) is not None:
+            config = await self.rollouts.config_of(model, chosen)
+            await self._hold_versions(client, model, {chosen}, config)
+        else:
+            await client.load(model, self._load_timeout_s)
+
+    def _versions_held(self, model: str) -> set[int | None]:
+        """The version that the model itself is, and those loaded beside it."""
+        beside = (each for each in self.ledger.versions_of(model) if self._is_held(each))
+        return {self.rollouts.base_version(model), *(parts_of(each)[1] for each in beside)}
+
+    def _is_held(self, entry: str) -> bool:
+        return self.ledger.phase(entry) in (Phase.READY, Phase.DRAINING)
+
+    async def _hold_versions(
+        self,
+        client: TritonClient,
+        model: str,
+        versions: Iterable[int | None],
+        config: Any | None = None,
+    ) -> None:
+        """Makes Triton hold exactly these versions."""
+        wanted = [version for version in versions if version is not None]
+        if wanted:
+            config = config or await asyncio.to_thread(self._configs, model)
+            await client.load(model, self._load_timeout_s, config=config_with(config, wanted))
 
     async def _prove(self, action: Prove) -> None:
         handle = self._servers[action.server]
@@ -359,8 +532,13 @@ class Controller:
         self._apply(self.ledger.proved(action.model, self._clock()))
         await self._measure_parts(handle, action.model)
 
-    async def _infer_once(self, client: TritonClient, model: str, timeout_s: float) -> None:
-        await prove(client, await asyncio.to_thread(self._configs, model), timeout_s)
+    async def _infer_once(self, client: TritonClient, entry: str, timeout_s: float) -> None:
+        model, version = parts_of(entry)
+        config = await asyncio.to_thread(self._configs, model)
+        if version is None:
+            await prove(client, config, timeout_s)
+        else:
+            await prove(client, config, timeout_s, str(version))
 
     def _answered(self, grant: Grant) -> None:
         # Nearly always it is proved already, and nothing is to be done.
@@ -373,15 +551,29 @@ class Controller:
     async def _give_up(self, client: TritonClient, model: str, error: FleetError) -> None:
         if self.ledger.is_proved(model):
             return  # a caller's answer came before our failure to get one
+        if isinstance(error, ServerUnreachable):
+            # It has died, most likely: this task then ends with it, and the model, which has done
+            # nothing wrong, is loaded when the server is back.
+            await asyncio.sleep(DEATH_S)
         reason = error.reason if isinstance(error, LoadFailed) else str(error)
         log.warning("load failed model=%s server=%s: %s", model, client.name, reason)
         self._apply(self.ledger.load_failed(model, reason, self._clock()))
         await self._abandon(client, model)
 
-    async def _abandon(self, client: TritonClient, model: str) -> None:
+    async def _abandon(self, client: TritonClient, entry: str) -> None:
         """Takes back a load that may still succeed: Triton goes on when its caller has left."""
         with contextlib.suppress(FleetError):
-            await client.unload(model)
+            await self._take_out(client, entry)
+
+    async def _take_out(self, client: TritonClient, entry: str) -> None:
+        """Asks for an unload; of one version of several, by a list without it."""
+        model, version = parts_of(entry)
+        # One at a time: a list that came after the unload of them all would bring them back.
+        async with self._listed[model]:
+            if version is None:
+                await client.unload(model)
+            elif self._is_held(model):
+                await self._hold_versions(client, model, self._versions_held(model) - {version})
 
     async def _unload(self, action: Unload) -> None:
         handle, started = self._servers[action.server], self._clock()
@@ -400,23 +592,24 @@ class Controller:
 
     async def _unload_and_confirm(self, handle: ServerHandle, model: str) -> None:
         """Triton answers before the memory is free: believe the model, or else the index."""
-        if handle.events is not None and handle.told_bytes(model) is not None:
+        if handle.events is not None and self._told_bytes(handle, model) is not None:
             if await self._departs(handle.client, handle.events, model):
                 return
         else:
-            await handle.client.unload(model)
-            # An ensemble has no memory of its own.
+            await self._take_out(handle.client, model)
+            # An ensemble has no memory of its own; a version shares its model's name with others.
             if handle.memory is not None and not self.ledger.members(model):
                 await self._release_early(handle.memory, model)
-        await handle.client.until_unloaded(model)
-        if handle.events is not None:
+        name, version = parts_of(model)
+        await handle.client.until_unloaded(name, version)
+        if handle.events is not None and version is None:
             handle.events.forget(model)
 
     async def _departs(self, client: TritonClient, events: ModelEvents, model: str) -> bool:
         """Unloads a model that tells of itself; False if it did not say that it is gone."""
-        gone = events.departure(model)
+        gone = events.departure(*parts_of(model))
         try:
-            await client.unload(model)
+            await self._take_out(client, model)
             await asyncio.wait_for(gone, DEPARTURE_S)
         except asyncio.TimeoutError:
             log.warning("unload model=%s: no word from the model; asking the index", model)
@@ -438,10 +631,26 @@ class Controller:
     # -- what models take ----------------------------------------------------------------------
 
     def _heard(self, handle: ServerHandle, event: ModelEvent) -> None:
-        size = handle.told_bytes(event.model)
+        entry = self._entry_held(event.model, event.version)
+        size = self._told_bytes(handle, entry)
         if size is not None:
-            self._with_process.discard(event.model)
-            self._charge(event.model, Home.SERVER, size)
+            self._with_process.discard(entry)
+            self._charge(entry, Home.SERVER, size)
+
+    def _entry_held(self, model: str, version: int) -> str:
+        """The ledger's entry for a version that a server has: the model itself, or a further."""
+        entry = entry_of(model, version)
+        return entry if entry in self.ledger.versions_of(model) else model
+
+    def _told_bytes(self, handle: ServerHandle, entry: str) -> int | None:
+        """What a model, or a further version, says that it holds; None for one that is silent."""
+        if handle.events is None:
+            return None
+        model, version = parts_of(entry)
+        if version is not None:
+            return handle.events.bytes_of(model, version)
+        others = [parts_of(each)[1] or 0 for each in self.ledger.versions_of(model)]
+        return handle.events.bytes_of(model, apart_from=others)
 
     async def _measure_parts(self, handle: ServerHandle, model: str) -> None:
         for part in (model, *self.ledger.members(model)):
@@ -449,29 +658,53 @@ class Controller:
 
     async def _measure(self, handle: ServerHandle, model: str) -> None:
         """Charges a loaded model that does not tell of itself with what it takes."""
-        if handle.told_bytes(model) is not None:
+        if self._told_bytes(handle, model) is not None:
             return
         size = None
-        if handle.memory is not None:
+        # Processes are known by their model's name, so versions cannot be told apart.
+        if handle.memory is not None and not self.ledger.versions_of(parts_of(model)[0]):
             size = await asyncio.to_thread(handle.memory.model_bytes, model)
         if size is not None:
             self._with_process.add(model)
             self._charge(model, Home.PROCESS, size)
         else:
             with contextlib.suppress(FleetError):
-                self._believe(handle, await handle.client.statistics(model))
+                self._believe(handle, await self._statistics(handle.client, model))
+        name, version = parts_of(model)
+        if version is not None and model not in self._charged and self.ledger.knows(model):
+            # Nobody can tell: as much as the version beside it, now that it has been opened.
+            size = self.ledger.footprint(name)
+            self._apply(self.ledger.measured(model, size, self._clock()))
+
+    async def _statistics(self, client: TritonClient, entry: str) -> dict[str, ModelStatistics]:
+        model, _ = parts_of(entry)
+        if self.ledger.versions_of(model):
+            return self._by_entry(await client.version_statistics())
+        return await client.statistics(model)
+
+    def _by_entry(
+        self, statistics: Mapping[tuple[str, int], ModelStatistics]
+    ) -> dict[str, ModelStatistics]:
+        found: dict[str, ModelStatistics] = {}
+        for (model, version), counted in statistics.items():
+            entry = self._entry_held(model, version)
+            known = found.get(entry)
+            found[entry] = known.with_those_of(counted) if known else counted
+        return found
 
     def _believe(self, handle: ServerHandle, statistics: Mapping[str, ModelStatistics]) -> None:
         """What Triton's statistics say that models hold, where nobody knows better."""
         for model, counted in statistics.items():
-            known = model in self._with_process or handle.told_bytes(model) is not None
+            known = model in self._with_process or self._told_bytes(handle, model) is not None
             if counted.memory_bytes and not known:
                 self._charge(model, Home.SERVER, counted.memory_bytes)
 
     def _charge(self, model: str, home: Home, size: int) -> None:
-        if self._charged.get(model) != (home, size) and model in self.ledger.names:
+        versions = self.ledger.versions_of(parts_of(model)[0])
+        if self._charged.get(model) != (home, size) and self.ledger.knows(model):
             self._charged[model] = (home, size)
-            charge = self._record(model, home, size)
+            # What is kept for later belongs to the one version that is published.
+            charge = size if versions else self._record(model, home, size)
             self._apply(self.ledger.measured(model, charge, self._clock()))
 
     # -- watching ------------------------------------------------------------------------------
@@ -483,10 +716,14 @@ class Controller:
         self._spawn(self._watch(name), name)
 
     async def _adopt(self, name: str) -> None:
-        states = await self._servers[name].client.states()
-        for model, entry in states.items():
-            if entry.state is ReadyState.READY:
-                self._apply(self.ledger.adopt(model, name, self._clock()))
+        client = self._servers[name].client
+        ready = [one for one in await client.index() if one.state is ReadyState.READY]
+        found: dict[str, list[int]] = {}
+        for one in ready:
+            found.setdefault(one.name, []).append(int(one.version))
+        for model, versions in found.items():
+            for entry in await self.rollouts.adopted(model, versions):
+                self._apply(self.ledger.adopt(entry, name, self._clock()))
 
     async def _watch(self, name: str) -> None:
         """Learns of uses, losses and growth that did not go through us."""
@@ -502,18 +739,60 @@ class Controller:
 
     async def _observe(self, name: str) -> None:
         client, ready, as_of = self._servers[name].client, self._ready_on(name), self._clock()
-        states = await client.states()
-        statistics = await client.statistics()
+        there = {
+            known
+            for one in await client.index()
+            if one.state not in _GONE
+            for known in (one.name, f"{one.name}@{one.version}")
+        }
+        statistics, in_flight = await self._use(name), await self._endpoints.in_flight()
         self._believe(self._servers[name], statistics)
-        used = {
+        gone = [model for model in ready if model not in there]
+        if gone:
+            log.warning("server=%s lost models=%s", name, ",".join(gone))
+        self._apply(
+            self.ledger.observed(
+                self._last_uses(statistics),
+                gone,
+                self._clock(),
+                as_of=as_of,
+                in_flight=in_flight,
+                looked_at=[name],
+            )
+        )
+
+    async def _look(self, servers: tuple[str, ...]) -> None:
+        """Sees what is in use on some servers, at once: somebody waits for this."""
+        as_of = self._clock()
+        in_flight, uses = await asyncio.gather(
+            _in_time(self._endpoints.in_flight()),
+            asyncio.gather(*(_in_time(self._used_on(server)) for server in servers)),
+        )
+        used = {model: at for each in uses for model, at in (each or {}).items()}
+        self._apply(
+            self.ledger.observed(
+                used, (), self._clock(), as_of=as_of, in_flight=in_flight, looked_at=servers
+            )
+        )
+
+    async def _used_on(self, server: str) -> dict[str, float]:
+        return self._last_uses(await self._use(server))
+
+    async def _use(self, name: str) -> dict[str, ModelStatistics]:
+        """What a server counts for each entry; nothing for one that is down."""
+        if name not in self._servers:
+            return {}
+        client = self._servers[name].client
+        if self.ledger.has_versions:
+            return self._by_entry(await client.version_statistics())
+        return await client.statistics()
+
+    def _last_uses(self, statistics: Mapping[str, ModelStatistics]) -> dict[str, float]:
+        return {
             model: self._from_unix_ms(counted.last_inference_ms)
             for model, counted in statistics.items()
             if counted.last_inference_ms
         }
-        gone = [m for m in ready if m not in states or states[m].state in _GONE]
-        if gone:
-            log.warning("server=%s lost models=%s", name, ",".join(gone))
-        self._apply(self.ledger.observed(used, gone, self._clock(), as_of=as_of))
 
     async def _bury_dead(self, name: str) -> None:
         """Forgets models whose process has died: Triton goes on calling them READY."""
@@ -546,3 +825,14 @@ _GONE = (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN)
 
 def _nothing() -> None:
     """What remains to be done where nothing was begun."""
+
+
+async def _in_time(work: Awaitable[_T]) -> _T | None:
+    """What somebody waits for with a decision; None when it cannot be had at once."""
+    try:
+        return await asyncio.wait_for(work, LOOK_S)
+    except (FleetError, asyncio.TimeoutError) as error:
+        log.debug("a look failed: %r", error)
+    except Exception:  # whatever it is, the decision must be made, or callers wait for ever
+        log.exception("a look failed")
+    return None

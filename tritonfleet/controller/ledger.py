@@ -10,11 +10,15 @@ the first and started only when it fits beside the second.
 
 A model that somebody waits for is granted as soon as Triton has opened it, *unproven*: the first
 answer proves it. Until then it stays, because an unload on the heels of a load can crash a server.
+
+A proved model is *published*: requests go straight to it and take no lease. What is known of them
+is what was last seen, so nobody leaves on old news: an eviction is decided only after a fresh look.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +32,7 @@ from tritonfleet.errors import (
     ModelNotFound,
     ModelTooLarge,
     PinRefused,
+    QueueFull,
 )
 from tritonfleet.units import format_bytes
 
@@ -38,6 +43,10 @@ RESIDENCY_PER_LOAD = 4.0
 """A model that took t seconds to load stays this many times t, but no longer than the minimum."""
 AGING_S = 10.0
 """A caller who has waited so long is served as if its model were one priority higher."""
+BATCH_PATIENCE = 5.0
+"""A caller of the batch class is patient so many times as long, and gives way to others so long."""
+LOOK_AGAIN_S = 0.1
+"""While callers wait for models that were in use when last seen."""
 _NOBODY = Wanted("", (), priority=10)
 """For whom room is made when no caller asks for it; nobody is less important."""
 
@@ -70,6 +79,10 @@ class ModelFacts:
     """Models that must be READY on the same server before this one can load."""
     max_concurrency: int | None = None
     queue_limit: int | None = None
+    state_idle_s: float = 0.0
+    """For so long after its last use it may hold the state of a sequence, and must stay."""
+    version_of: str = ""
+    """The model that this entry is a further version of; empty for a model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,29 @@ class Load:
 
     model: str
     server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Requests may go straight to the model from now on."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The model is gone with its server, or from it: requests must not go there any more."""
+
+    model: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Say what is in use on these servers: somebody may have to leave."""
+
+    servers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +172,7 @@ class Reject:
     error: FleetError
 
 
-Action: TypeAlias = Load | Drain | Unload | Prove | Grant | Reject
+Action: TypeAlias = Load | Publish | Withdraw | Look | Drain | Unload | Prove | Grant | Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +198,9 @@ class _Resident:
     last_used: float = 0.0
     load_s: float = 0.0
     leases: set[int] = field(default_factory=set)
+    in_flight: int = 0
+    """Requests under way without a lease, when last seen."""
+    published: bool = False
     proved: bool = False
     proof_ordered: bool = False
     drain_ordered: bool = False
@@ -176,6 +215,34 @@ class _Waiter:
     deadline: float
     holds: bool
     """Whether the caller takes a lease, or only wants to see the model READY."""
+    batch: bool
+    impatient_at: float
+
+    def gives_way(self, now: float) -> bool:
+        """Whether callers of the interactive class come first."""
+        return self.batch and now < self.impatient_at
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Want:
+    """One model that should be in memory; sorted by who comes first."""
+
+    rank: int
+    """0: callers wait; 1: only such that give way; 2: pinned; 3: it may be there."""
+    urgency: float
+    since: float
+    model: str
+    impatient_at: float
+
+    @property
+    def demanded(self) -> bool:
+        """Whether callers wait for it."""
+        return self.rank <= 1
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether others may have to leave for it."""
+        return self.rank <= 2
 
 
 @dataclass(slots=True)
@@ -196,6 +263,8 @@ class ResidentView:
     last_used: float
     since: float
     leases: int
+    in_flight: int
+    """Requests under way without a lease, when last seen."""
     stays_because: str | None
 
 
@@ -210,35 +279,50 @@ class Ledger:
         *,
         patience_s: float = 2.0,
         min_residency_s: float = 10.0,
+        fresh_s: float = 0.05,
         decisions_kept: int = 1000,
     ) -> None:
+        """``fresh_s`` is how old news of what is in use may be when somebody must leave."""
         self._models = {model.name: model for model in models}
         self._servers = {server.name: server for server in servers}
         self._policy = policy
         self._patience_s = patience_s
-        self._min_residency_s = min_residency_s
+        self._min_residency_s, self._fresh_s = min_residency_s, fresh_s
         self._residents: dict[str, _Resident] = {}
         self._waiters: dict[int, _Waiter] = {}
         self._tickets: dict[int, str] = {}
         self._failures: dict[str, _Failure] = {}
         self._pinned: set[str] = set()
         self._restore: dict[str, float] = {}
+        self._followers: set[str] = set()
+        self._retired: set[str] = set()
         self._down: set[str] = set()
+        self._looked: dict[str, float] = {}
+        self._looking: set[str] = set()
+        self._to_look: set[str] = set()
+        self._lost: list[Withdraw] = []
         self._footprints = {name: model.footprint for name, model in self._models.items()}
-        self._families = _families(self._models)
-        self._dependents_of = _dependents(self._models)
+        self._reckon()
         self.decisions: deque[Decision] = deque(maxlen=decisions_kept)
 
     # -- events ------------------------------------------------------------------------------
 
     def request(
-        self, ticket: int, model: str, now: float, *, deadline: float, holds: bool = True
+        self,
+        ticket: int,
+        model: str,
+        now: float,
+        *,
+        deadline: float,
+        holds: bool = True,
+        batch: bool = False,
     ) -> list[Action]:
         """Somebody wants a model: a lease on it, or (``holds=False``) only to see it READY."""
         refusal = self._refusal(model, now, holds)
         if refusal is not None:
             return [Reject(ticket, refusal)]
-        self._waiters[ticket] = _Waiter(ticket, model, now, deadline, holds)
+        impatient_at = now + self._patience_s * (BATCH_PATIENCE if batch else 1.0)
+        self._waiters[ticket] = _Waiter(ticket, model, now, deadline, holds, batch, impatient_at)
         return self._settle(now)
 
     def cancel(self, ticket: int, now: float) -> list[Action]:
@@ -278,6 +362,8 @@ class Ledger:
 
     def proved(self, model: str, now: float) -> list[Action]:
         """An inference shows that a model answers, and so do the members it ran through."""
+        if model not in self._models:
+            return []  # a version that has changed places meanwhile was proved before
         for name in (model, *self.members(model)):
             resident = self._residents.get(name)
             if resident is not None and resident.phase is Phase.READY:
@@ -315,7 +401,7 @@ class Ledger:
         resident = self._residents.get(model)
         if resident is None or resident.phase is not Phase.DRAINING:
             return []
-        resident.phase = Phase.UNLOADING
+        resident.phase, resident.published = Phase.UNLOADING, False
         return [Unload(model, resident.server), *self._settle(now)]
 
     def shrunk(self, model: str, remaining: int, now: float) -> list[Action]:
@@ -343,13 +429,30 @@ class Ledger:
         return actions + self._settle(now)
 
     def observed(
-        self, used: Mapping[str, float], gone: Iterable[str], now: float, *, as_of: float
+        self,
+        used: Mapping[str, float],
+        gone: Iterable[str],
+        now: float,
+        *,
+        as_of: float,
+        in_flight: Mapping[str, int] | None = None,
+        looked_at: Iterable[str] = (),
     ) -> list[Action]:
-        """What a server said at ``as_of``: when models were last used, and which it lost."""
+        """What was seen at ``as_of``: when models were last used, and which were lost.
+
+        ``in_flight`` has the requests that take no lease, of all models, where they were counted.
+        The servers ``looked_at`` are known as well as can be: what a ``Look`` asks for.
+        """
         for model, last_used in used.items():
-            resident = self._residents.get(model)
-            if resident is not None and last_used > resident.last_used:
-                resident.last_used = last_used
+            if model in self._models:  # a server may have more than is ours
+                self._touch(model, last_used)
+        if in_flight is not None:
+            for each in self._residents.values():
+                each.in_flight = in_flight.get(each.model, 0)
+        for server in looked_at:
+            # From now and not from as_of: a slow look must not call for the next one.
+            self._looked[server] = now
+            self._looking.discard(server)
         for model in gone:
             resident = self._residents.get(model)
             # One that was loaded after the server was asked is not lost.
@@ -369,6 +472,7 @@ class Ledger:
     def server_lost(self, server: str, now: float) -> list[Action]:
         """A server died with all it held; waiters stay, and its models come back with it."""
         self._down.add(server)
+        self._looked.pop(server, None)
         for resident in [r for r in self._residents.values() if r.server == server]:
             # An unproven one may be what killed it.
             if resident.phase is Phase.READY and resident.proved:
@@ -404,8 +508,11 @@ class Ledger:
         self._pinned.discard(model)
         return self._settle(now)
 
-    def unload(self, model: str, now: float) -> list[Action]:
-        """The model leaves, once idle, with the ensembles that need it; PinRefused if pinned."""
+    def unload(self, model: str, now: float, *, even_pinned: bool = False) -> list[Action]:
+        """The model leaves, once idle, with the ensembles that need it; PinRefused if pinned.
+
+        ``even_pinned``: one that is pinned goes too, and comes back.
+        """
         self._known(model)
         resident = self._residents.get(model)
         self._restore.pop(model, None)
@@ -413,7 +520,7 @@ class Ledger:
             return []
         unit = self._unit(model)
         pinned = [name for name in unit if name in self._pinned]
-        if pinned:
+        if pinned and not even_pinned:
             raise PinRefused(
                 model, f"{pinned[0]} is pinned. 'tritonfleet unpin {pinned[0]}' first."
             )
@@ -427,17 +534,94 @@ class Ledger:
         for name in (model, *self._known(model).requires):
             self._failures.pop(name, None)
 
+    # -- events: what the fleet consists of ----------------------------------------------------
+
+    def declare(self, facts: ModelFacts, now: float) -> list[Action]:
+        """One more entry, such as a further version of a model; or what is known of it anew."""
+        self._models[facts.name] = facts
+        self._footprints.setdefault(facts.name, facts.footprint)
+        self._retired.discard(facts.name)
+        self._reckon()
+        return self._settle(now)
+
+    def retire(self, model: str, now: float) -> list[Action]:
+        """An entry leaves memory and then the fleet, with those that need it; PinRefused."""
+        if model not in self._models:
+            return []
+        actions = self.unload(model, now)
+        self._followers.discard(model)
+        for name in (*self._dependents(model), model):
+            self._retired.add(name)
+            actions += self._reject_waiters(name, ModelNotFound(name, self.names))
+        return actions + self._settle(now)
+
+    def follow(self, model: str, now: float) -> list[Action]:
+        """The entry is loaded whenever what it requires is there and room is to spare."""
+        self._known(model)
+        self._followers.add(model)
+        return self._settle(now)
+
+    def unfollow(self, model: str, now: float) -> list[Action]:
+        """The entry is loaded only for somebody again."""
+        self._followers.discard(model)
+        return self._settle(now)
+
+    def exchanged(self, entry: str, former: str, now: float) -> list[Action]:
+        """A further version of a model takes its place, and what was there becomes ``former``.
+
+        Both must be proved. What holds one of them goes on holding the same memory; whoever waits
+        for the model waits for the new one.
+        """
+        model = self._models[entry].version_of
+        old, new = self._residents.pop(model), self._residents.pop(entry)
+        old.model, new.model = former, model
+        old.published, new.published = new.published, old.published
+        self._residents |= {model: new, former: old}
+        self._tickets |= dict.fromkeys(old.leases, former) | dict.fromkeys(new.leases, model)
+        for waiter in self._waiting_for(entry):
+            waiter.model = model
+        self._footprints[former] = self._footprints[model]
+        self._footprints[model] = self._footprints.pop(entry)
+        facts = self._models.pop(entry)
+        self._models[former] = replace(facts, name=former, footprint=old.footprint)
+        self._followers.discard(entry)
+        self._failures.pop(entry, None)
+        self._reckon()
+        return self._settle(now)
+
+    def _reckon(self) -> None:
+        self._families = _families(self._models)
+        self._dependents_of = _dependents(self._models)
+        self._versions_of = _versions(self._models)
+
     # -- questions ---------------------------------------------------------------------------
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every model of the fleet."""
-        return tuple(self._models)
+        """Every model of the fleet; further versions of one are no models of their own."""
+        return tuple(name for name, facts in self._models.items() if not facts.version_of)
+
+    def versions_of(self, model: str) -> tuple[str, ...]:
+        """The entries that are further versions of a model, in memory or not."""
+        return self._versions_of.get(model, ())
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether any model has further versions."""
+        return bool(self._versions_of)
+
+    def knows(self, entry: str) -> bool:
+        """Whether this is a model of the fleet, or a further version of one."""
+        return entry in self._models and entry not in self._retired
 
     @property
     def servers(self) -> tuple[ServerFacts, ...]:
         """Every server of the fleet, up or down."""
         return tuple(self._servers.values())
+
+    def facts(self, model: str) -> ModelFacts:
+        """What is known of a model; ModelNotFound for a foreign name."""
+        return self._known(model)
 
     def priority(self, model: str) -> int:
         """Who is evicted last; 1 is the most important."""
@@ -509,11 +693,13 @@ class Ledger:
     def next_wakeup(self, now: float) -> float | None:
         """When ``expire`` should next be called if nothing else happens; None for never."""
         times = [w.deadline for w in self._waiters.values()]
-        times += [w.since + self._patience_s for w in self._waiters.values()]
+        times += [w.impatient_at for w in self._waiters.values()]
+        times += self._next_looks()
         times += [failure.retry_at for failure in self._failures.values()]
         short = any(self._short_of_head_room(server) for server in self._servers.values())
         if self._waiters or self._pinned or self._restore or short:
             times += [self._young_until(r) for r in self._residents.values()]
+            times += [self._stateful_until(r) for r in self._residents.values()]
         return min((at for at in times if at > now), default=None)
 
     # -- from state to actions ---------------------------------------------------------------
@@ -531,53 +717,111 @@ class Ledger:
         self._place_all(now)
         for server in self._servers.values():
             self._make_head_room(server, now)
+        actions += self._withdrawals()
+        actions += self._publications()
         actions += self._departures()
         actions += self._loads(now)
+        actions += self._looks()
+        self._bury_retired()
         return actions
 
     def _place_all(self, now: float) -> None:
-        for model, since, demanded in self._wants(now):
-            if model in self._residents or self._failing(model, now):
+        for want in self._wants(now):
+            if want.model in self._residents or self._failing(want.model, now):
                 continue
-            placed = self._place(model, since, now, demanded)
+            placed = self._place(want, now)
             # Nobody overtakes a caller past its patience, or a large model could starve.
-            if not placed and demanded and now - since >= self._patience_s:
+            if not placed and want.demanded and now >= want.impatient_at:
                 break
 
-    def _wants(self, now: float) -> list[tuple[str, float, bool]]:
-        """(model, since, demanded): demand by priority and age, then pins, then restores."""
-        oldest: dict[str, float] = {}
-        for waiter in self._waiters.values():
-            oldest[waiter.model] = min(waiter.since, oldest.get(waiter.model, waiter.since))
-        wants = [
-            (0, self._models[model].priority - (now - since) / AGING_S, since, model)
-            for model, since in oldest.items()
-        ]
-        pins = self._pinned - oldest.keys()
-        wants += [(1, float(self._models[model].priority), 0.0, model) for model in pins]
-        restores = self._restore.keys() - oldest.keys() - pins
-        wants += [(2, -self._restore[model], 0.0, model) for model in restores]
-        return [(model, since, rank == 0) for rank, _, since, model in sorted(wants)]
+    def _wants(self, now: float) -> list[_Want]:
+        """Demand by class, priority and age, then pins, then what may be there."""
+        wants = self._demands(now)
+        for model in self._pinned - wants.keys():
+            wants[model] = _Want(2, float(self._models[model].priority), 0.0, model, math.inf)
+        for model in self._restore.keys() - wants.keys():
+            wants[model] = _Want(3, -self._restore[model], 0.0, model, math.inf)
+        for model in self._followers - wants.keys():
+            if all(self.is_proved(member) for member in self.members(model)):
+                wants[model] = _Want(3, 0.0, 0.0, model, math.inf)
+        return sorted(wants.values())
 
-    def _place(self, model: str, since: float, now: float, demanded: bool) -> bool:
+    def _demands(self, now: float) -> dict[str, _Want]:
+        demands: dict[str, _Want] = {}
+        for waiter in self._waiters.values():
+            urgency = self._models[waiter.model].priority - (now - waiter.since) / AGING_S
+            want = _Want(
+                int(waiter.gives_way(now)), urgency, waiter.since, waiter.model, waiter.impatient_at
+            )
+            demands[waiter.model] = min(want, demands.get(waiter.model, want))
+        return demands
+
+    def _place(self, want: _Want, now: float) -> bool:
         """Reserves room for a model and its members; False when there is none to be made now."""
-        parts = (*self.members(model), model)
-        if any(self._is_leaving(part) for part in parts) or not self._servers_for(model):
+        parts = (*self.members(want.model), want.model)
+        if any(map(self._is_leaving, parts)) or not self._servers_for(want.model):
             return False
         wanted = Wanted(
-            model,
+            want.model,
             tuple((part, self._footprints[part]) for part in parts),
-            self._models[model].priority,
+            self._models[want.model].priority,
         )
-        plan = self._policy.plan(wanted, self._views(wanted, now, busy=False))
-        if plan is None and demanded and now - since >= self._patience_s:
-            plan = self._policy.plan(wanted, self._views(wanted, now, busy=True))
-        if plan is None or not (demanded or model in self._pinned or self._is_spare(wanted, plan)):
-            if not demanded:
-                self._restore.pop(model, None)
+        plan = self._plan(wanted, want, now)
+        if plan is None or not (want.may_evict or self._is_spare(wanted, plan)):
+            if not want.demanded:
+                self._restore.pop(want.model, None)
             return False
         self._commit(wanted, plan, now)
         return True
+
+    def _plan(self, wanted: Wanted, want: _Want, now: float) -> Plan | None:
+        """Where a model goes; None as well while others may have to leave on old news."""
+        plan = self._policy.plan(wanted, self._views(wanted, now, busy=False))
+        if plan is not None and not plan.evict:
+            return plan
+        if not want.may_evict or self._must_look(self._servers_for(wanted.model), now):
+            return None
+        if plan is None and now >= want.impatient_at:
+            return self._policy.plan(wanted, self._views(wanted, now, busy=True))
+        return plan
+
+    def _must_look(self, servers: Iterable[str], now: float) -> bool:
+        """Whether news of a server is too old to evict by; a look is called for then."""
+        old = [s for s in servers if now - self._looked.get(s, -math.inf) > self._fresh_s]
+        self._to_look.update(old)
+        return bool(old)
+
+    def _looks(self) -> Iterator[Action]:
+        servers = tuple(sorted(self._to_look - self._looking - self._down))
+        self._to_look.clear()
+        if servers:
+            self._looking.update(servers)
+            yield Look(servers)
+
+    def _next_looks(self) -> list[float]:
+        """When to look again at servers that callers wait for, because they were in use."""
+        if all(waiter.model in self._residents for waiter in self._waiters.values()):
+            return []
+        in_use = {r.server for r in self._residents.values() if r.in_flight}
+        return [self._looked[name] + LOOK_AGAIN_S for name in in_use & self._looked.keys()]
+
+    def _withdrawals(self) -> list[Action]:
+        lost, self._lost = self._lost, []
+        return list(lost)
+
+    def _publications(self) -> Iterator[Action]:
+        for resident in self._residents.values():
+            if not resident.published and self.is_proved(resident.model):
+                resident.published = True
+                yield Publish(resident.model, resident.server)
+
+    def _bury_retired(self) -> None:
+        """Forgets the entries that have left the fleet, once they have left memory."""
+        for model in self._retired - self._residents.keys():
+            self._retired.discard(model)
+            for known in (self._models, self._footprints, self._failures, self._restore):
+                known.pop(model, None)
+            self._reckon()
 
     def _commit(self, wanted: Wanted, plan: Plan, now: float) -> None:
         kept = self._kept(plan, now)
@@ -592,7 +836,8 @@ class Ledger:
         self._decide(now, wanted.model, plan.server, plan.evict, reason, kept)
 
     def _grants(self, now: float) -> Iterator[Action]:
-        for waiter in list(self._waiters.values()):
+        # Sorting is stable: within a class, first come, first served.
+        for waiter in sorted(self._waiters.values(), key=lambda waiter: waiter.gives_way(now)):
             resident = self._residents.get(waiter.model)
             if resident is None or resident.phase is not Phase.READY:
                 continue
@@ -656,6 +901,8 @@ class Ledger:
                 del self._residents[resident.model]
                 if self.promised(server.name) <= server.capacity:
                     return
+        if self._must_look([server.name], now):
+            return
         view = self._view(server, _NOBODY, now, busy=False, young=True)
         plan = self._policy.plan(_NOBODY, [view])
         if plan is not None and plan.evict:
@@ -668,7 +915,7 @@ class Ledger:
         if not self._short_of_head_room(server) or self._room_is_awaited(server):
             return
         plan = self._policy.plan(_NOBODY, [self._view_ahead(server, now)])
-        if plan is not None and plan.evict:
+        if plan is not None and plan.evict and not self._must_look([server.name], now):
             kept = self._kept(plan, now)
             self._leave(plan.evict, now)
             reason = f"idle longest; keeps {format_bytes(server.head_room)} free for the next load"
@@ -713,7 +960,7 @@ class Ledger:
         if not reserved:
             return
         wanted = {waiter.model for waiter in self._waiters.values()}
-        wanted |= self._pinned | self._restore.keys()
+        wanted |= self._pinned | self._restore.keys() | self._followers
         # Ensembles first: their members are wanted only as long as they are.
         for model in sorted(reserved, key=lambda name: -len(self.members(name))):
             needed = any(self._is_promised(name) for name in self._dependents(model))
@@ -760,6 +1007,8 @@ class Ledger:
         waived = young or wanted.priority < priority
         if self._young_until(resident) > now and not waived:
             return False
+        if self._stateful_until(resident) > now:
+            return False
         if self._in_use(resident):
             return busy and priority >= wanted.priority and not self._coming(resident.model)
         return True
@@ -771,12 +1020,17 @@ class Ledger:
             return "pinned" if pinned == resident.model else f"needed by {pinned}, which is pinned"
         if resident.leases:
             return f"in use by {len(resident.leases)}"
+        if resident.in_flight:
+            return f"{resident.in_flight} requests under way"
         users = [d for d in self._dependents(resident.model) if d in self._residents]
         busy = next((d for d in users if self._in_use(self._residents[d])), None)
         if busy:
             return f"needed by {busy}, which is in use"
         if not resident.proved:
             return "has yet to show that it answers"
+        left = self._stateful_until(resident) - now
+        if left > 0:
+            return f"may hold the state of a sequence, stays {left:.1f} s longer"
         left = self._young_until(resident) - now
         return f"loaded just now, stays {left:.1f} s longer" if left > 0 else None
 
@@ -789,6 +1043,7 @@ class Ledger:
             last_used=resident.last_used,
             since=resident.since,
             leases=len(resident.leases),
+            in_flight=resident.in_flight,
             stays_because=self._hold(resident, now) if resident.phase is Phase.READY else None,
         )
 
@@ -804,8 +1059,8 @@ class Ledger:
     # -- small facts ---------------------------------------------------------------------------
 
     def _refusal(self, model: str, now: float, holds: bool) -> FleetError | None:
-        if model not in self._models:
-            return ModelNotFound(model, tuple(self._models))
+        if model not in self._models or model in self._retired:
+            return ModelNotFound(model, self.names)
         too_large = self._too_large(model)
         if too_large is not None and self.phase(model) is not Phase.READY:
             return too_large
@@ -819,7 +1074,7 @@ class Ledger:
             and self._would_queue(model)
             and self.waiting(model) >= limit
         ):
-            return FleetSaturated(model, 0.0, 1.0, f"{limit} requests wait for it already")
+            return QueueFull(model, f"{limit} requests wait for it already")
         return None
 
     def _would_queue(self, model: str) -> bool:
@@ -883,6 +1138,8 @@ class Ledger:
     def _forget(self, resident: _Resident) -> None:
         for ticket in resident.leases:
             self._tickets.pop(ticket, None)
+        if resident.published:
+            self._lost.append(Withdraw(resident.model, resident.server))
         self._residents.pop(resident.model, None)
 
     def _touch(self, model: str, now: float) -> None:
@@ -912,7 +1169,7 @@ class Ledger:
 
     def _known(self, model: str) -> ModelFacts:
         if model not in self._models:
-            raise ModelNotFound(model, tuple(self._models))
+            raise ModelNotFound(model, self.names)
         return self._models[model]
 
     def _closure(self, models: Iterable[str]) -> set[str]:
@@ -931,8 +1188,11 @@ class Ledger:
             resident.leases
             or self._waiting_for(resident.model)
             or self._coming(resident.model)
-            or any(self._residents[name].leases for name in self._unit(resident.model))
+            or any(self._is_busy(self._residents[name]) for name in self._unit(resident.model))
         )
+
+    def _is_busy(self, resident: _Resident) -> bool:
+        return bool(resident.leases or resident.in_flight)
 
     def _coming(self, model: str) -> bool:
         """Whether an ensemble that needs the model is about to load."""
@@ -947,6 +1207,10 @@ class Ledger:
         if resident.phase is not Phase.READY:
             return 0.0
         return resident.since + min(self._min_residency_s, RESIDENCY_PER_LOAD * resident.load_s)
+
+    def _stateful_until(self, resident: _Resident) -> float:
+        idle_s = self._models[resident.model].state_idle_s
+        return resident.last_used + idle_s if idle_s and resident.phase is Phase.READY else 0.0
 
     def _waiting_for(self, model: str) -> list[_Waiter]:
         return [waiter for waiter in self._waiters.values() if waiter.model == model]
@@ -987,10 +1251,20 @@ class Ledger:
 
 def _dependents(models: Mapping[str, ModelFacts]) -> dict[str, tuple[str, ...]]:
     """For each model the ensembles that need it."""
-    return {
-        name: tuple(other for other, facts in models.items() if name in facts.requires)
-        for name in models
-    }
+    found: dict[str, list[str]] = {name: [] for name in models}
+    for name, facts in models.items():
+        for part in facts.requires:
+            found[part].append(name)
+    return {name: tuple(dependents) for name, dependents in found.items()}
+
+
+def _versions(models: Mapping[str, ModelFacts]) -> dict[str, tuple[str, ...]]:
+    """For each model that has further versions, these."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, facts in models.items():
+        if facts.version_of:
+            found[facts.version_of] = (*found.get(facts.version_of, ()), name)
+    return found
 
 
 def _families(models: Mapping[str, ModelFacts]) -> dict[str, frozenset[str]]:

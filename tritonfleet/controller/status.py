@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tritonfleet.controller.ledger import Decision, Ledger, Phase, ResidentView
+from tritonfleet.controller.versions import parts_of
 
 _STATE = {
     Phase.RESERVED: "LOADING",
@@ -59,8 +60,16 @@ def _model(ledger: Ledger, name: str, view: ResidentView | None, now: float) -> 
         "priority": ledger.priority(name),
         "pinned": ledger.is_pinned(name),
         "in_use": view.leases if view else 0,
+        "under_way": view.in_flight if view else 0,
         "waiting": ledger.waiting(name),
         "last_used_s_ago": round(now - view.last_used, 1) if view else None,
+        "versions_beside": [
+            {
+                "version": parts_of(entry)[1],
+                "state": _STATE[beside] if (beside := ledger.phase(entry)) else "UNAVAILABLE",
+            }
+            for entry in ledger.versions_of(name)
+        ],
         "reason": _reason(ledger, name, view, now),
     }
 

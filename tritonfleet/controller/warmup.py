@@ -10,13 +10,13 @@ from typing import Any
 
 from tritonfleet.errors import LoadFailed
 from tritonfleet.server.client import InferenceRefused, TritonClient
-from tritonfleet.server.inference import warmup_request
+from tritonfleet.server.inference import inference_request
 
 # What Triton says of a python-backend model whose process is gone.
 _DEAD = ("is not healthy", "has no available versions", "is not found")
 
 
-async def prove(client: TritonClient, config: Any, timeout_s: float) -> None:
+async def prove(client: TritonClient, config: Any, timeout_s: float, version: str = "") -> None:
     """Runs one inference; LoadFailed if nobody executes it.
 
     A model that refuses the made-up input has still answered, and so has proved itself. Sequence
@@ -25,7 +25,7 @@ async def prove(client: TritonClient, config: Any, timeout_s: float) -> None:
     if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
         return
     try:
-        await client.infer(warmup_request(config), timeout_s)
+        await client.infer(inference_request(config, {}, version=version), timeout_s)
     except InferenceRefused as error:
         if any(sign in error.reason for sign in _DEAD):
             raise LoadFailed(

@@ -50,6 +50,16 @@ class ModelStatistics:
     memory_bytes: int = 0
     """What its backend reports that it holds, where the model runs; 0 for one that does not."""
 
+    def with_those_of(self, other: ModelStatistics) -> ModelStatistics:
+        """Of two versions of a model together."""
+        return ModelStatistics(
+            max(self.last_inference_ms, other.last_inference_ms),
+            self.inference_count + other.inference_count,
+            self.execution_count + other.execution_count,
+            self.success_count + other.success_count,
+            self.memory_bytes + other.memory_bytes,
+        )
+
 
 class InferenceRefused(FleetError):
     """Triton answered an inference with an error: the server lives, the request did not."""
@@ -126,11 +136,14 @@ class TritonClient:
         except InferenceRefused as error:
             raise UnloadFailed(model, error.reason) from error
 
-    async def until_unloaded(self, model: str) -> None:
-        """Returns once the index says that a model is gone; waits for as long as that takes."""
+    async def until_unloaded(self, model: str, version: int | None = None) -> None:
+        """Returns once the index says that a model, or one version of it, is gone."""
         pause_s = CONFIRM_POLL_FIRST_S
         while True:
-            state = (await self.states()).get(model)
+            index = await self.index()
+            if version is not None:
+                index = [entry for entry in index if entry.version == str(version)]
+            state = model_states(index).get(model)
             if state is None or state.state in (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN):
                 return
             await asyncio.sleep(pause_s)
@@ -170,6 +183,14 @@ class TritonClient:
         )
         return _by_model(answer.model_stats)
 
+    async def version_statistics(self) -> dict[tuple[str, int], ModelStatistics]:
+        """What the server counts for each version of each loaded model."""
+        request = service_pb2.ModelStatisticsRequest()
+        answer = await self._call(
+            self._stub.ModelStatistics(request, timeout=SHORT_CALL_S), "statistics"
+        )
+        return {(one.name, int(one.version)): _counted(one) for one in answer.model_stats}
+
     async def infer(self, request: Any, timeout_s: float) -> Any:
         """One inference; InferenceRefused with code and reason if Triton answers an error."""
         call = self._stub.ModelInfer(request, timeout=timeout_s)
@@ -203,9 +224,9 @@ class TritonClient:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ServerTimeout(self.name, operation, timeout_s)
         # Triton itself answers UNAVAILABLE with a reason of its own, such as a full queue.
-        if code is grpc.StatusCode.UNAVAILABLE and _is_transport(reason):
+        if code is grpc.StatusCode.UNAVAILABLE and is_transport(reason):
             return ServerUnreachable(self.name, self.endpoint.grpc)
-        if code is grpc.StatusCode.CANCELLED and _is_transport(reason):
+        if code is grpc.StatusCode.CANCELLED and is_transport(reason):
             return ServerUnreachable(self.name, self.endpoint.grpc)
         return InferenceRefused(model or operation, code.name, reason)
 
@@ -225,7 +246,8 @@ def _load_reason(text: str) -> str:
     return text.split("\n\nAt:", 1)[0].strip().rstrip(";").strip()
 
 
-def _is_transport(reason: str) -> bool:
+def is_transport(reason: str) -> bool:
+    """Whether these are the words of the connection, and not of Triton."""
     signs = (
         "connect",
         "socket closed",
@@ -242,14 +264,18 @@ def _by_model(statistics: Any) -> dict[str, ModelStatistics]:
     found: dict[str, ModelStatistics] = {}
     for entry in statistics:
         known = found.get(entry.name, ModelStatistics(0, 0, 0, 0))
-        found[entry.name] = ModelStatistics(
-            max(known.last_inference_ms, entry.last_inference),
-            known.inference_count + entry.inference_count,
-            known.execution_count + entry.execution_count,
-            known.success_count + entry.inference_stats.success.count,
-            known.memory_bytes + _memory_bytes(entry.memory_usage),
-        )
+        found[entry.name] = known.with_those_of(_counted(entry))
     return found
+
+
+def _counted(entry: Any) -> ModelStatistics:
+    return ModelStatistics(
+        entry.last_inference,
+        entry.inference_count,
+        entry.execution_count,
+        entry.inference_stats.success.count,
+        _memory_bytes(entry.memory_usage),
+    )
 
 
 def _memory_bytes(usage: Any) -> int:

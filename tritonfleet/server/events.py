@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,9 +77,19 @@ class ModelEvents:
         asyncio.get_running_loop().add_reader(sock, events._read)
         return events
 
-    def bytes_of(self, model: str) -> int | None:
-        """What a model holds, all versions together; None if it never told or is unloaded."""
-        found = [held.bytes for (name, _), held in self._held.items() if name == model]
+    def bytes_of(
+        self, model: str, version: int | None = None, *, apart_from: Iterable[int] = ()
+    ) -> int | None:
+        """What a version of a model holds, or all together but for some.
+
+        None if they never told or are unloaded.
+        """
+        others = set(apart_from)
+        found = [
+            held.bytes
+            for (name, number), held in self._held.items()
+            if name == model and number not in others and version in (None, number)
+        ]
         return sum(found) if found else None
 
     def forget(self, model: str) -> None:
@@ -87,12 +97,13 @@ class ModelEvents:
         for key in [key for key in self._held if key[0] == model]:
             del self._held[key]
 
-    def departure(self, model: str) -> asyncio.Future[None]:
-        """Done once a model has told that all its memory is free; cancel it to stop listening."""
+    def departure(self, model: str, version: int | None = None) -> asyncio.Future[None]:
+        """Done once a model, or a version, has told that its memory is free; may be cancelled."""
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def listen(event: ModelEvent) -> None:
-            if event.model == model and self.bytes_of(model) is None and not gone.done():
+            left = event.model == model and self.bytes_of(model, version) is None
+            if left and not gone.done():
                 gone.set_result(None)
 
         unsubscribe = self.subscribe(listen)
