@@ -1,12 +1,15 @@
 """The one exception tree. Every error names the thing, the cause and the next step.
 
     FleetError
-      SpecError        InvalidSpec, UnknownPlugin
+      SpecError        InvalidSpec, UnknownPlugin, InvalidRequest, InvalidAccess
       BuildError       SourceUnavailable, ExportFailed, VariantFailed, ParityFailed, MetricFailed,
                        ProofFailed, InvalidModelConfig, PublishFailed
       ServerError      ServerUnreachable, ServerTimeout, LoadFailed, UnloadFailed
-      ResidencyError   ModelNotFound, ModelTooLarge, FleetSaturated, PinRefused
-      LaunchError      LauncherUnavailable, ServerExited, PortTaken
+      ResidencyError   ModelNotFound, VersionNotFound, ModelTooLarge, FleetSaturated, PinRefused,
+                       NotAllowed, TooMuchHeld, QueueFull, DeadlineExceeded, SharedMemoryRefused,
+                       RolloutRefused
+      LaunchError      LauncherUnavailable, ServerExited, PortTaken, EnvoyMissing, ConfigRejected,
+                       BrainFailed
       PerfError        AnalyzerMissing, AnalyzerFailed, Unstable
 
 Constructor arguments stay in ``args`` and the sentence is made by ``__str__``, so that every error
@@ -62,6 +65,28 @@ class InvalidSpec(SpecError):
         count = len(self.problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         return f"{self.file} has {count} problem{'s' if count != 1 else ''}:\n{lines}"
+
+
+class InvalidRequest(SpecError):
+    """A message of a client that is not what it should be."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message, cause)
+        self.message, self.cause = message, cause
+
+    def __str__(self) -> str:
+        return f"the request cannot be read as {self.message}: {self.cause}"
+
+
+class InvalidAccess(SpecError):
+    """A key, token or certificate that the fleet file refers to, and that cannot be used."""
+
+    def __init__(self, what: str, reference: str, cause: str, hint: str) -> None:
+        super().__init__(what, reference, cause, hint)
+        self.what, self.reference, self.cause, self.hint = what, reference, cause, hint
+
+    def __str__(self) -> str:
+        return f"{self.what}, {self.reference}: {self.cause}. {self.hint}"
 
 
 class UnknownPlugin(SpecError):
@@ -128,9 +153,11 @@ class ServerError(FleetError):
 class ServerUnreachable(ServerError):
     """Nobody answers at the server's address."""
 
-    def __init__(self, server: str, address: str) -> None:
-        super().__init__(server, address)
+    def __init__(self, server: str, address: str, sent: bool = True) -> None:
+        super().__init__(server, address, sent)
         self.server, self.address = server, address
+        self.sent = sent
+        """Whether the server may have got what it was asked; if not, it is safe to ask again."""
 
     def __str__(self) -> str:
         return (
@@ -198,6 +225,21 @@ class ModelNotFound(ResidencyError):
         return f"Request for unknown model: '{self.model}' is not in the fleet. {hint}"
 
 
+class VersionNotFound(ResidencyError):
+    """A version of a model that nobody has published."""
+
+    def __init__(self, model: str, version: str, known: tuple[int, ...] = ()) -> None:
+        super().__init__(model, version, known)
+        self.model, self.version, self.known = model, version, known
+
+    def __str__(self) -> str:
+        known = ", ".join(map(str, self.known)) or "none"
+        return (
+            f"Request for unknown model: '{self.model}' version {self.version} is not found. "
+            f"Published versions: {known}."
+        )
+
+
 class ModelTooLarge(ResidencyError):
     """A model that no server could hold even when empty."""
 
@@ -234,8 +276,84 @@ class FleetSaturated(ResidencyError):
         )
 
 
+class QueueFull(ResidencyError):
+    """A model at its limits; the same request may succeed as soon as others are done."""
+
+    def __init__(self, model: str, cause: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(model, cause, retry_after_s)
+        self.model, self.cause, self.retry_after_s = model, cause, retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.cause}. Retry in {self.retry_after_s:.0f} s."
+
+
+class TooMuchHeld(ResidencyError):
+    """No memory is left for one more request that waits for its model."""
+
+    def __init__(self, model: str, size: int, limit: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(model, size, limit, retry_after_s)
+        self.model, self.size, self.limit = model, size, limit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model}: no room to hold a request of {format_bytes(self.size)} beside those "
+            f"that wait already, {format_bytes(self.limit)} in all. "
+            f"Retry in {self.retry_after_s:.0f} s, or raise held_request_bytes."
+        )
+
+
+class DeadlineExceeded(ResidencyError):
+    """A request that waited for its model as long as its caller would."""
+
+    def __init__(self, model: str, deadline_s: float) -> None:
+        super().__init__(model, deadline_s)
+        self.model, self.deadline_s = model, deadline_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model} could not answer within the {self.deadline_s:.3g} s that the request "
+            "gives it. Allow more: a model that is not in memory must be loaded first."
+        )
+
+
+class NotAllowed(ResidencyError):
+    """A caller that may not have what it asks for."""
+
+    def __init__(self, tenant: str | None, operation: str, hint: str = "") -> None:
+        super().__init__(tenant, operation, hint)
+        self.tenant, self.operation, self.hint = tenant, operation, hint
+
+    def __str__(self) -> str:
+        who = f"tenant '{self.tenant}'" if self.tenant else "a caller without credentials"
+        hint = self.hint or "The fleet file says who may, under 'access'."
+        return f"{who} may not {self.operation}. {hint}"
+
+
+class SharedMemoryRefused(ResidencyError):
+    """A registration of shared memory that could not mean what its caller thinks."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"shared memory cannot be used here: {self.cause}. Send the tensors in the request."
+
+
 class PinRefused(ResidencyError):
     """A pin, or an unload of a pinned model, that would break a promise already made."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(model, reason)
+        self.model, self.reason = model, reason
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.reason}"
+
+
+class RolloutRefused(ResidencyError):
+    """A change of versions that cannot be made as things stand."""
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(model, reason)
@@ -287,6 +405,43 @@ class PortTaken(LaunchError):
             f"port {self.port} on {self.address} is taken by another process. "
             f"Stop it, or choose another with {self.setting}."
         )
+
+
+class EnvoyMissing(LaunchError):
+    """No Envoy that could carry requests."""
+
+    def __init__(self, program: str, cause: str, hint: str) -> None:
+        super().__init__(program, cause, hint)
+        self.program, self.cause, self.hint = program, cause, hint
+
+    def __str__(self) -> str:
+        return f"no usable Envoy, {self.program}: {self.cause.rstrip('.')}. {self.hint}"
+
+
+class ConfigRejected(LaunchError):
+    """Envoy refuses a configuration that was generated; the one before stays in force."""
+
+    def __init__(self, program: str, cause: str) -> None:
+        super().__init__(program, cause)
+        self.program, self.cause = program, cause
+
+    def __str__(self) -> str:
+        return (
+            f"{self.program} rejects the generated configuration: {self.cause.strip()}\n"
+            "What was in force stays so. Look for the value it names in the fleet file; if it is "
+            "not from there, this is a mistake of ours, or an Envoy of another version."
+        )
+
+
+class BrainFailed(LaunchError):
+    """The process that decides what is in memory could not begin; it says why itself."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return self.cause
 
 
 class PerfError(FleetError):

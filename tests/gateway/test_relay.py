@@ -9,22 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.gateway.listening import listening
+from tritonfleet.errors import ServerUnreachable
 from tritonfleet.gateway.problems import problems
 from tritonfleet.gateway.relay import READ_AHEAD_BYTES, Relay
-
-
-@contextlib.asynccontextmanager
-async def listening(handler, **options):
-    """A server on a free port; gives its ``host:port``."""
-    app = web.Application(client_max_size=0, **options)
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, auto_decompress=False, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield "{}:{}".format(*runner.addresses[0])
-    finally:
-        await runner.cleanup()
 
 
 @contextlib.asynccontextmanager
@@ -108,6 +96,49 @@ async def test_a_server_that_dies_under_a_request_is_502():
         async with session.get(url) as answer:
             assert answer.status == 502
             assert "'gpu0' does not answer" in (await answer.json())["error"]
+
+
+async def test_what_is_ours_and_envoys_is_not_told_to_triton():
+    headers = {"x-envoy-attempt-count": "2", "X-Tritonfleet-Tenant": "team", "x-mine": "1"}
+    async with relayed(echo) as (session, url):
+        async with session.get(url, headers=headers) as answer:
+            assert answer.headers["seen-x-mine"] == "1"
+            told = [name for name in answer.headers if name.lower().startswith("seen-x-")]
+            assert told == ["seen-x-mine"]
+
+
+async def test_a_refused_connection_is_told_from_one_that_broke():
+    async def die(request):
+        request.transport.abort()
+        return web.Response()
+
+    relay = Relay()
+    await relay.start()
+    async with listening(die) as address:
+        with pytest.raises(ServerUnreachable) as broken:
+            await relay.call("gpu0", address, "GET", "/v2")
+    with pytest.raises(ServerUnreachable) as refused:
+        await relay.call("gpu0", address, "GET", "/v2")
+    await relay.stop()
+    assert (broken.value.sent, refused.value.sent) == (True, False)
+
+
+@pytest.mark.parametrize("end", ["broken", "late"])
+async def test_an_answer_that_breaks_off_is_broken_off_to_the_client_too(end):
+    async def half(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"the first half")
+        if end == "late":
+            await asyncio.Event().wait()
+        request.transport.abort()
+        return response
+
+    async with relayed(half, timeout_s=0.3 if end == "late" else None) as (session, url):
+        async with session.get(url) as answer:
+            assert answer.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
 
 
 async def test_a_client_that_leaves_ends_the_exchange_upstream():

@@ -1,248 +1,231 @@
 """The Open Inference Protocol over HTTP, for every model of the fleet, loaded or not.
 
-A request for a model takes a lease, which loads the model if it must, and is then relayed to the
-tritonserver that holds it. Its body is not read before there is a place to send it, so that waiting
-costs no memory. The repository extension drives our residency, not Triton's behind our back.
+Envoy sends here what it cannot send to a tritonserver itself: requests for models that are not in
+memory, second attempts, and all that is no inference. A request for a model takes a lease, which
+loads the model if it must, and is then relayed to the tritonserver that holds it. Of its body no
+more is read before than it takes to find its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
 
 from tritonfleet.controller.controller import Controller
-from tritonfleet.controller.ledger import Phase
-from tritonfleet.errors import (
-    FleetError,
-    InvalidSpec,
-    ModelNotFound,
-    Problem,
-    ServerTimeout,
-)
-from tritonfleet.gateway.metadata import model_config, model_metadata, no_statistics
+from tritonfleet.errors import ServerError, ServerUnreachable
+from tritonfleet.gateway.administration import Administration
+from tritonfleet.gateway.asking import asked_of
+from tritonfleet.gateway.body import Body
+from tritonfleet.gateway.deadlines import body_deadline_s, least
+from tritonfleet.gateway.departures import Departures
+from tritonfleet.gateway.desk import Admission, Asked, Desk
+from tritonfleet.gateway.envoy.plan import FALLBACK_HEADER, RESIDENCY_HEADER, WAIT_HEADER
+from tritonfleet.gateway.inspection import Inspection
 from tritonfleet.gateway.problems import problems
 from tritonfleet.gateway.relay import Relay
-from tritonfleet.server.states import ReadyState
+from tritonfleet.gateway.repository import RepositoryExtension
+from tritonfleet.gateway.shared_memory import SharedMemory
+from tritonfleet.talk import error_in
 
-RESIDENCY_HEADER = "tritonfleet-residency"
-"""'warm' if the model was in memory when the request came, else 'cold'."""
-WAIT_HEADER = "tritonfleet-wait-ms"
-_EXTENSIONS = [
-    "binary_tensor_data", "classification", "model_configuration", "model_repository",
-    "model_repository(unload_dependents)", "parameters", "schedule_policy", "sequence",
-    "statistics",
-]  # fmt: skip
-_STATES = {
-    Phase.RESERVED: (ReadyState.LOADING, "waits for memory"),
-    Phase.LOADING: (ReadyState.LOADING, ""),
-    Phase.READY: (ReadyState.READY, ""),
-    Phase.DRAINING: (ReadyState.UNLOADING, ""),
-    Phase.UNLOADING: (ReadyState.UNLOADING, ""),
-}
+PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Before a request is tried again of which it is certain that nothing has been run."""
+_QUEUE_FULL = "Exceeds maximum queue size"
+_VERSION_NOT_FOUND = re.compile(r"version -?\d+ is not found$")
+_MODEL = "/v2/models/{model}"
+_VERBS = ("infer", "generate", "generate_stream")
+
+
+class _NothingRun(Exception):
+    """An attempt that ended before the model ran."""
+
+    def __init__(self, outcome: web.StreamResponse | ServerUnreachable, overloaded: bool) -> None:
+        super().__init__(outcome)
+        self.outcome, self.overloaded = outcome, overloaded
+
+    def settle(self) -> web.StreamResponse:
+        """What the client gets if it was the last attempt."""
+        if isinstance(self.outcome, ServerUnreachable):
+            raise self.outcome
+        return self.outcome
 
 
 class Activator:
     """The HTTP front of a fleet.
 
-    ``configs`` gives a model's ``ModelConfig`` and ``versions`` its published versions;
-    ``timeouts_s`` holds the models' own limits.
+    ``configs`` gives a model's ``ModelConfig`` and ``versions`` its published versions.
     """
 
     def __init__(
         self,
         controller: Controller,
+        desk: Desk,
         relay: Relay,
+        shared_memory: SharedMemory,
         *,
         version: str,
         configs: Callable[[str], Any],
         versions: Callable[[str], tuple[int, ...]],
-        timeouts_s: Mapping[str, float],
     ) -> None:
-        self._controller, self._relay, self._version = controller, relay, version
-        self._configs, self._versions, self._timeouts_s = configs, versions, timeouts_s
+        self._controller, self._desk, self._relay = controller, desk, relay
+        self._departures = Departures()
+        self._inspection = Inspection(
+            controller, desk, relay, version=version, configs=configs, versions=versions
+        )
+        self._repository = RepositoryExtension(controller, desk, versions)
+        self._administration = Administration(controller, desk, relay, shared_memory)
 
     def application(self) -> web.Application:
         """The aiohttp application; run it with ``auto_decompress=False``."""
         app = web.Application(middlewares=[problems], client_max_size=0)
-        model = "/v2/models/{model}"
-        # Before the models: a fixed path wins over a model that is named like it.
-        app.router.add_get("/v2/models/stats", self.all_statistics)
-        for prefix in (model, model + "/versions/{version}"):
-            app.router.add_post(prefix + "/infer", self.infer)
-            app.router.add_post(prefix + "/generate", self.infer)
-            app.router.add_post(prefix + "/generate_stream", self.infer)
-            app.router.add_get(prefix + "/ready", self.model_ready)
-            app.router.add_get(prefix + "/config", self.config)
-            app.router.add_get(prefix + "/stats", self.statistics)
-            app.router.add_get(prefix, self.metadata)
-        app.router.add_get("/v2", self.server_metadata)
-        app.router.add_get("/v2/health/live", self.live)
-        app.router.add_get("/v2/health/ready", self.ready)
-        app.router.add_post("/v2/repository/index", self.index)
-        app.router.add_post("/v2/repository/models/{model}/load", self.load)
-        app.router.add_post("/v2/repository/models/{model}/unload", self.unload)
+        app.on_cleanup.append(self._stop_watching)
+        # A fixed path wins over a model that is named like it, so models come last.
+        self._inspection.add_server_routes(app.router)
+        self._repository.add_routes(app.router)
+        self._administration.add_routes(app.router)
+        for prefix in (_MODEL, _MODEL + "/versions/{version}"):
+            for verb in _VERBS:
+                app.router.add_post(f"{prefix}/{{verb:{verb}}}", self.infer)
+            self._inspection.add_model_routes(app.router, prefix)
         return app
 
-    # -- inference -----------------------------------------------------------------------------
+    async def _stop_watching(self, _: web.Application) -> None:
+        self._departures.close()
+
+    async def restore(self, server: str) -> None:
+        """Tells a server that was restarted what clients had told the one before."""
+        await self._administration.restore(server)
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         """Any inference request, relayed once its model is in memory."""
-        model = request.match_info["model"]
-        limit_s = self._timeouts_s.get(model)
-        started = self._controller.now()
-        async with self._controller.lease(model, limit_s) as lease:
-            left_s = None if limit_s is None else limit_s - (self._controller.now() - started)
-            if left_s is not None and left_s <= 0:
-                raise ServerTimeout(lease.server, f"infer {model}", limit_s or 0)
-            headers = {
-                RESIDENCY_HEADER: "cold" if lease.cold else "warm",
-                WAIT_HEADER: f"{lease.waited_s * 1000:.1f}",
-            }
-            answer = await self._relayed(request, lease.server, left_s, headers)
-            if answer.status < 300:
-                lease.proved()
-            return answer
+        started, asked, body = self._controller.now(), asked_of(request, self._desk), Body(request)
+        held = self._desk.holding(asked.model, body.held_bytes)
+        with held, self._departures.watched(request.transport):
+            said_s = body_deadline_s(await body.json_part())
+            asked = replace(asked, deadline_s=least(asked.deadline_s, said_s))
+            exchange = _Exchange(request, asked, body, started)
+            return await (self._copied if asked.mirrored else self._answered)(exchange)
 
-    async def _relayed(
-        self,
-        request: web.Request,
-        server: str,
-        timeout_s: float | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> web.StreamResponse:
-        address = self._controller.address(server)
+    async def _answered(self, exchange: _Exchange) -> web.StreamResponse:
+        """The answer to the first attempt, or to a later one where that is safe."""
+        for pause_s in PAUSES_S:
+            try:
+                return await self._attempt(exchange)
+            except _NothingRun as refusal:
+                last = refusal
+            await asyncio.sleep(pause_s)
+            refused = exchange.asked.overloaded or last.overloaded
+            exchange = replace(exchange, asked=replace(exchange.asked, overloaded=refused))
+        return last.settle()
+
+    async def _attempt(self, exchange: _Exchange) -> web.StreamResponse:
+        try:
+            async with self._desk.admit(exchange.asked_at(self._controller.now())) as admission:
+                answer = await self._relayed(exchange, admission)
+                await self._judge(exchange, admission, answer)
+                return answer
+        except ServerUnreachable as error:
+            if error.sent:
+                raise
+            raise _NothingRun(error, overloaded=True) from error
+
+    async def _relayed(self, exchange: _Exchange, admission: Admission) -> web.StreamResponse:
         return await self._relay.forward(
-            request, server, address, timeout_s=timeout_s, extra_headers=headers
+            exchange.request,
+            admission.server,
+            self._controller.address(admission.server),
+            body=exchange.body,
+            path=_path(exchange.request, admission),
+            timeout_s=admission.remaining_s,
+            extra_headers=_told(admission),
         )
 
-    # -- a model -------------------------------------------------------------------------------
+    async def _judge(
+        self, exchange: _Exchange, admission: Admission, answer: web.StreamResponse
+    ) -> None:
+        """Notes a good answer; raises _NothingRun for one that shows that nothing has been run."""
+        if answer.status < 300:
+            admission.proved()
+            return
+        text = _error_text(answer) if exchange.body.complete else ""
+        if await is_absent(text, admission, self._controller):
+            self._controller.missing(admission.model)
+            raise _NothingRun(answer, overloaded=False)
+        refused = _QUEUE_FULL in text and admission.fallback is None
+        if refused and self._desk.has_alternative(admission.model):
+            raise _NothingRun(answer, overloaded=True)
 
-    async def model_ready(self, request: web.Request) -> web.StreamResponse:
-        """200 for a model that can be served, on demand if need be; 400 while its loads fail."""
-        model = self._known(request)
-        server = self._controller.ledger.ready_on(model)
-        if server is not None:
-            return await self._relayed(request, server)
-        failure = self._controller.ledger.failure(model, self._controller.now())
-        if failure is not None:
-            return web.json_response({"error": str(failure)}, status=400)
-        return web.Response(headers={RESIDENCY_HEADER: "cold"})
-
-    async def metadata(self, request: web.Request) -> web.StreamResponse:
-        """The model's inputs and outputs."""
-        model = self._known(request)
-        return await self._told(request, model, lambda config: model_metadata(
-            config, self._versions(model)))  # fmt: skip
-
-    async def config(self, request: web.Request) -> web.StreamResponse:
-        """The model's configuration."""
-        return await self._told(request, self._known(request), model_config)
-
-    async def statistics(self, request: web.Request) -> web.StreamResponse:
-        """The model's statistics since it was loaded."""
-        model = self._known(request)
-        return await self._told(request, model, lambda config: no_statistics(
-            config, self._versions(model)))  # fmt: skip
-
-    async def _told(
-        self, request: web.Request, model: str, cold: Callable[[Any], dict[str, Any]]
-    ) -> web.StreamResponse:
-        """Triton's own answer for a resident model, else the same from the repository."""
-        server = self._controller.ledger.ready_on(model)
-        if server is not None:
-            return await self._relayed(request, server)
-        config = await asyncio.to_thread(self._configs, model)
-        return web.json_response(cold(config), headers={RESIDENCY_HEADER: "cold"})
-
-    # -- the server ----------------------------------------------------------------------------
-
-    async def server_metadata(self, _: web.Request) -> web.Response:
-        """Name, version and extensions of this gateway."""
-        answer = {"name": "tritonfleet", "version": self._version, "extensions": _EXTENSIONS}
-        return web.json_response(answer)
-
-    async def live(self, _: web.Request) -> web.Response:
-        """200 as long as the gateway answers."""
-        return web.Response()
-
-    async def ready(self, _: web.Request) -> web.Response:
-        """200 if a tritonserver is there to load models on."""
-        return web.Response(status=200 if self._controller.servers() else 503)
-
-    async def all_statistics(self, request: web.Request) -> web.StreamResponse:
-        """The statistics of every loaded model, of every server."""
-        statistics: list[Any] = []
-        for server in self._controller.servers():
-            address = self._controller.address(server)
-            answer = await self._relay.fetch_json(server, address, request.path)
-            statistics += answer.get("model_stats", [])
-        return web.json_response({"model_stats": statistics})
-
-    # -- the repository extension ----------------------------------------------------------------
-
-    async def index(self, request: web.Request) -> web.Response:
-        """Every model of the fleet with its state; ``{"ready": true}`` asks for READY ones only."""
-        only_ready = bool((await _json_body(request)).get("ready", False))
-        entries = [self._index_entry(model) for model in self._controller.ledger.names]
-        return web.json_response(
-            [entry for entry in entries if not only_ready or entry["state"] == "READY"]
-        )
-
-    async def load(self, request: web.Request) -> web.Response:
-        """Makes a model resident, within the budget."""
-        model = self._known(request)
-        parameters = (await _json_body(request)).get("parameters") or {}
-        if parameters:
-            names = ", ".join(sorted(parameters))
-            hint = "publish the model with 'tritonfleet build', or ask the tritonserver itself"
-            problem = Problem(f"load {model}", f"parameters are not taken: {names}", None, hint)
-            raise InvalidSpec("the request", (problem,))
-        await self._controller.load(model)
-        return web.Response()
-
-    async def unload(self, request: web.Request) -> web.Response:
-        """Takes a model out of memory, with the ensembles that need it."""
-        model = self._known(request)
-        await _json_body(request)
-        await self._controller.unload(model)
-        return web.Response()
-
-    def _index_entry(self, model: str) -> dict[str, str]:
-        phase = self._controller.ledger.phase(model)
-        versions = self._versions(model)
-        entry = {"name": model, "version": str(versions[-1]) if versions else ""}
-        if phase is not None:
-            state, reason = _STATES[phase]
-            return {**entry, "state": state.value, "reason": reason}
-        failure = self._controller.ledger.failure(model, self._controller.now())
-        reason = failure.reason if failure else "unloaded"
-        return {**entry, "state": ReadyState.UNAVAILABLE.value, "reason": reason}
-
-    # -- small facts ---------------------------------------------------------------------------
-
-    def _known(self, request: web.Request) -> str:
-        model = request.match_info["model"]
-        names = self._controller.ledger.names
-        if model not in names:
-            raise ModelNotFound(model, names)
-        return model
+    async def _copied(self, exchange: _Exchange) -> web.StreamResponse:
+        """A copy of a request runs, and its answer goes nowhere."""
+        async with self._desk.admit(exchange.asked) as admission:
+            status = await self._relay.discard(
+                exchange.request,
+                admission.server,
+                self._controller.address(admission.server),
+                body=exchange.body,
+                path=_path(exchange.request, admission),
+                timeout_s=admission.remaining_s,
+            )
+        return web.Response(status=204 if status < 300 else status)
 
 
-async def _json_body(request: web.Request) -> dict[str, Any]:
-    """The JSON object a client sent; {} for an empty body."""
-    raw = await request.content.read(2**20)
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One request, through all its attempts."""
+
+    request: web.Request
+    asked: Asked
+    body: Body
+    started: float
+
+    def asked_at(self, now: float) -> Asked:
+        return replace(self.asked, spent_s=now - self.started)
+
+
+async def is_absent(text: str, admission: Admission, controller: Controller) -> bool:
+    """Whether a model has left its server, and so has not run what is answered with this."""
+    if not says_absent(text, admission.model):
+        return False
+    if not admission.version:
+        return True
+    # Of a model that is there a version may be missing, however often it is asked for.
     try:
-        data = json.loads(raw) if raw.strip() else {}
-    except ValueError as error:
-        raise _bad_body(f"is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise _bad_body("must be a JSON object")
-    return data
+        return not await controller.loaded_versions(admission.model)
+    except ServerError:
+        return False
 
 
-def _bad_body(message: str) -> FleetError:
-    return InvalidSpec("the request", (Problem("body", message),))
+def says_absent(text: str, model: str) -> bool:
+    """Whether Triton says that it does not hold a model, and so has not run it."""
+    unknown = text.startswith(f"Request for unknown model: '{model}' ")
+    # A version that is not there is the caller's mistake, however often it is asked for.
+    return unknown and not _VERSION_NOT_FOUND.search(text)
+
+
+def _error_text(answer: web.StreamResponse) -> str:
+    """Triton's error message in an answer that has not been sent yet."""
+    body = answer.body if isinstance(answer, web.Response) else None
+    if answer.status not in (404, 503) or not isinstance(body, bytes):
+        return ""
+    return error_in(body.decode(errors="replace")) or ""
+
+
+def _path(request: web.Request, admission: Admission) -> str:
+    """The path of the model that answers, in Triton's own spelling, with the client's query."""
+    version = f"/versions/{admission.version}" if admission.version else ""
+    query = request.rel_url.raw_query_string
+    path = f"/v2/models/{admission.model}{version}/{request.match_info['verb']}"
+    return f"{path}?{query}" if query else path
+
+
+def _told(admission: Admission) -> dict[str, str]:
+    """What the client is told beside the answer."""
+    told = {
+        RESIDENCY_HEADER: "cold" if admission.cold else "warm",
+        WAIT_HEADER: f"{admission.waited_s * 1000:.1f}",
+    }
+    return {**told, FALLBACK_HEADER: admission.fallback} if admission.fallback else told

@@ -10,6 +10,19 @@ from typing import Any
 
 from tritonfleet.server.pbtxt import config_json, datatype, protocol_shape
 
+_EXTENSIONS = (
+    "classification", "sequence", "model_repository", "model_repository(unload_dependents)",
+    "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics",
+    "trace", "logging",
+)  # fmt: skip
+_SHARING = ("system_shared_memory", "cuda_shared_memory")
+
+
+def server_metadata(version: str, *, shares: bool) -> dict[str, Any]:
+    """The server metadata response; ``shares``: whether shared memory may be registered."""
+    extensions = [*_EXTENSIONS, *(_SHARING if shares else ())]
+    return {"name": "tritonfleet", "version": version, "extensions": extensions}
+
 
 def model_metadata(config: Any, versions: tuple[int, ...]) -> dict[str, Any]:
     """The model metadata response of the Open Inference Protocol."""

@@ -1,42 +1,62 @@
-"""The only table from our errors to HTTP. Triton's own error answers pass through untouched."""
+"""The only table from our errors to HTTP and gRPC. Triton's own answers pass through untouched."""
 
 from __future__ import annotations
 
 import math
 
+import grpc
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tritonfleet.errors import (
+    DeadlineExceeded,
     FleetError,
     FleetSaturated,
     InvalidModelConfig,
     LoadFailed,
     ModelNotFound,
     ModelTooLarge,
+    NotAllowed,
     PinRefused,
+    QueueFull,
+    RolloutRefused,
     ServerTimeout,
     ServerUnreachable,
+    SharedMemoryRefused,
     SpecError,
+    TooMuchHeld,
+    VersionNotFound,
 )
 
-_STATUS: tuple[tuple[type[FleetError], int], ...] = (
-    (ModelNotFound, 404),
-    (PinRefused, 409),
-    (SpecError, 400),
-    (ModelTooLarge, 507),
-    (FleetSaturated, 503),
-    (LoadFailed, 503),
-    (InvalidModelConfig, 503),
-    (ServerUnreachable, 502),
-    (ServerTimeout, 504),
-    (FleetError, 500),
+_TABLE: tuple[tuple[type[FleetError], int, grpc.StatusCode], ...] = (
+    (ModelNotFound, 404, grpc.StatusCode.NOT_FOUND),
+    (VersionNotFound, 404, grpc.StatusCode.NOT_FOUND),
+    (NotAllowed, 403, grpc.StatusCode.PERMISSION_DENIED),
+    (PinRefused, 409, grpc.StatusCode.FAILED_PRECONDITION),
+    (RolloutRefused, 409, grpc.StatusCode.FAILED_PRECONDITION),
+    (SharedMemoryRefused, 409, grpc.StatusCode.FAILED_PRECONDITION),
+    (SpecError, 400, grpc.StatusCode.INVALID_ARGUMENT),
+    (ModelTooLarge, 507, grpc.StatusCode.FAILED_PRECONDITION),
+    (QueueFull, 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (TooMuchHeld, 503, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (DeadlineExceeded, 504, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (FleetSaturated, 503, grpc.StatusCode.UNAVAILABLE),
+    (LoadFailed, 503, grpc.StatusCode.UNAVAILABLE),
+    (InvalidModelConfig, 503, grpc.StatusCode.UNAVAILABLE),
+    (ServerUnreachable, 502, grpc.StatusCode.UNAVAILABLE),
+    (ServerTimeout, 504, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (FleetError, 500, grpc.StatusCode.INTERNAL),
 )
 
 
 def http_status(error: FleetError) -> int:
-    """The status code an error is answered with."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
+    """The status code an error is answered with over HTTP."""
+    return next(status for kind, status, _ in _TABLE if isinstance(error, kind))
+
+
+def grpc_code(error: FleetError) -> grpc.StatusCode:
+    """The status code an error is answered with over gRPC."""
+    return next(code for kind, _, code in _TABLE if isinstance(error, kind))
 
 
 def retry_after_s(error: FleetError) -> int | None:
@@ -45,13 +65,16 @@ def retry_after_s(error: FleetError) -> int | None:
     return max(1, math.ceil(seconds)) if seconds else None
 
 
-def problem(error: FleetError) -> web.Response:
+def refusal(text: str, status: int, headers: dict[str, str] | None = None) -> web.Response:
     """An error in the form of Triton's own answers, which every client of it understands."""
-    headers = {}
+    return web.json_response({"error": text}, status=status, headers=headers)
+
+
+def problem(error: FleetError) -> web.Response:
+    """The answer to a request that ended in one of our errors."""
     retry = retry_after_s(error)
-    if retry is not None:
-        headers["Retry-After"] = str(retry)
-    return web.json_response({"error": str(error)}, status=http_status(error), headers=headers)
+    headers = {} if retry is None else {"Retry-After": str(retry)}
+    return refusal(str(error), http_status(error), headers)
 
 
 @web.middleware
@@ -65,7 +88,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < 400:
             raise
         text = f"{request.method} {request.path}: {error.reason}"
-        return web.json_response({"error": text}, status=error.status, headers=_allow(error))
+        return refusal(text, error.status, _allow(error))
 
 
 def _allow(error: web.HTTPException) -> dict[str, str]:
