@@ -10,8 +10,8 @@ import time
 import urllib.error
 import urllib.request
 
-from tritonfleet.app import Fleet, running_fleet
 from tritonfleet.settings import resolve_settings
+from tritonfleet.supervisor import Fleet, running_fleet
 
 
 class Served:
@@ -19,8 +19,24 @@ class Served:
 
     def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop):
         self.fleet, self._loop = fleet, loop
-        self.gateway, self.control = fleet.gateway_url, fleet.control_url
+        self.gateway, self.control = fleet.addresses.gateway, fleet.addresses.control
         self.address = self.gateway.removeprefix("http://")
+        self.grpc_address = fleet.addresses.grpc
+
+    @property
+    def brain(self):
+        """What decides, which runs on the fleet's own event loop here."""
+        return self.fleet.brain.brain
+
+    @property
+    def controller(self):
+        """The controller of that."""
+        return self.brain.controller
+
+    def endpoint(self, server):
+        """Where a tritonserver listens; None while it is down."""
+        running = self.fleet.servers[server].running
+        return running.endpoint if running else None
 
     def run(self, coroutine, timeout=60):
         """Runs something on the fleet's own event loop."""
@@ -54,13 +70,14 @@ def _parsed(text):
 
 
 @contextlib.contextmanager
-def serving(spec):
-    """A fleet that serves until the block ends."""
+def serving(spec, folder=None, *, isolated=False):
+    """A fleet that serves until the block ends; ``isolated``: its brain is a process of its own."""
     started: dict[str, object] = {}
     ready, stop = threading.Event(), threading.Event()
 
     async def main():
-        async with running_fleet(spec, resolve_settings(spec.settings)) as fleet:
+        settings = resolve_settings(spec.settings)
+        async with running_fleet(spec, settings, folder, isolated=isolated) as fleet:
             started["served"] = Served(fleet, asyncio.get_running_loop())
             ready.set()
             await asyncio.to_thread(stop.wait)

@@ -19,7 +19,7 @@ from tritonfleet.errors import PortTaken
 from tritonfleet.launchers.native import choose_backend
 from tritonfleet.server.memory import model_processes
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.envoy]
 
 ENSEMBLE = """\
   both:
@@ -113,14 +113,14 @@ def test_a_client_that_gives_up_is_forgotten_and_the_load_goes_on(served):
             f"POST /v2/models/four/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         client.sendall(head.encode() + body)
-        until(lambda: served.fleet.controller.ledger.phase("four"))
+        until(lambda: served.controller.ledger.phase("four"))
     until(lambda: served.states()["four"] == "READY")
     four = next(model for model in served.status()["models"] if model["name"] == "four")
     assert (four["waiting"], four["in_use"]) == (0, 0)
 
 
 def test_a_model_that_leaves_and_comes_straight_back_is_never_taken_for_lost(served, caplog):
-    controller = served.fleet.controller
+    controller = served.controller
 
     async def come_and_go():
         for _ in range(20 if is_native(served) else 3):
@@ -137,7 +137,7 @@ def test_a_model_that_leaves_and_comes_straight_back_is_never_taken_for_lost(ser
 def test_a_cold_model_whose_first_caller_is_refused_is_proved_all_the_same(served):
     served.call("POST", "/v2/repository/models/one/unload")
     assert served.add("one", shape=[1, 5], data=[0] * 5)[0] == 400
-    until(lambda: served.fleet.controller.ledger.is_proved("one"))
+    until(lambda: served.controller.ledger.is_proved("one"))
     _, answer, _ = served.call("GET", "/v2/models/one/stats")
     assert answer["model_stats"][0]["inference_stats"]["success"]["count"] == 1
 
@@ -153,10 +153,10 @@ def test_what_native_models_tell_is_what_they_are_charged(served):
     if not is_native(served):
         pytest.skip("models in processes tell nothing")
     assert served.add("one")[0] == 200
-    events = served.fleet._running["local"].events
+    events = served.brain._events["local"]
     told = until(lambda: events.bytes_of("one"))
     assert 0 < told < 40 * 2**20
-    assert served.fleet.controller.ledger.footprint("one") == 40 * 2**20  # as is declared
+    assert served.controller.ledger.footprint("one") == 40 * 2**20  # as is declared
     served.call("POST", "/v2/repository/models/one/unload")
     assert events.bytes_of("one") is None
 
@@ -315,11 +315,9 @@ def test_decisions_are_told_with_who_left_and_who_stayed(served):
 
 def test_python_callers_share_the_same_path(served):
     async def use():
-        async with served.fleet.controller.lease("three") as lease:
+        async with served.controller.lease("three") as lease:
             view = next(
-                view
-                for view in served.fleet.controller.ledger.residents(0)
-                if view.model == "three"
+                view for view in served.controller.ledger.residents(0) if view.model == "three"
             )
             return lease.server, view.leases
 
@@ -333,36 +331,35 @@ def test_a_model_whose_process_dies_serves_again_and_the_others_never_stop(serve
     if is_native(served):
         pytest.skip("its models have no process of their own")
     assert served.add("one")[0] == served.add("two")[0] == 200
-    pid = served.fleet.controller._servers["local"].client.endpoint.pid
-    until(lambda: "two" in served.fleet.controller._with_process)
+    pid = served.endpoint("local").pid
+    until(lambda: "two" in served.controller._with_process)
     (process,) = model_processes(pid, "two")
     os.kill(process, signal.SIGKILL)
     until(lambda: served.add("two")[0] == 200, timeout=60)
     assert served.add("one")[0] == 200
-    assert served.fleet.controller._servers["local"].client.endpoint.pid == pid
+    assert served.endpoint("local").pid == pid
 
 
 def test_a_killed_tritonserver_costs_the_requests_in_it_and_comes_back_with_its_models(served):
     assert served.add("three")[0] == 200
-    pid = served.fleet.controller._servers["local"].client.endpoint.pid
+    pid = served.endpoint("local").pid
     assert model_processes(pid, "three") or is_native(served)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not served.fleet.controller.servers())
+    until(lambda: not served.controller.servers())
     status, answer, _ = served.add("three")
     assert status == 200, answer
     assert answer["outputs"][0]["data"] == [4, 5, 6, 7]
-    assert served.fleet.controller._servers["local"].client.endpoint.pid != pid
+    assert served.endpoint("local").pid != pid
 
 
-def test_a_taken_port_is_named_with_the_flag_that_changes_it(tmp_path):
+@pytest.mark.parametrize("key", ["http_port", "grpc_port", "control_port"])
+def test_a_taken_port_is_named_with_the_flag_that_changes_it(tmp_path, key):
     spec = adder_fleet(tmp_path, {"one": "1MiB"})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        spec = spec.model_copy(
-            update={"settings": spec.settings.model_copy(update={"http_port": port})}
-        )
-        with pytest.raises(PortTaken, match="--http-port"):
-            with serving(spec):
+        settings = spec.settings.model_copy(update={key: port})
+        with pytest.raises(PortTaken, match=f"--{key.replace('_', '-')}"):
+            with serving(spec.model_copy(update={"settings": settings})):
                 pass

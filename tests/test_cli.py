@@ -52,6 +52,25 @@ def test_a_command_without_a_fleet_says_how_to_start_one(tmp_path):
     assert "tritonfleet serve" in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "extra", "message", "status"),
+    [
+        (["--envoy", "/no/envoy"], "", "no usable Envoy, /no/envoy", 1),
+        (["--access-log", "some"], "", "'some' is not one of", 2),
+        ([], "access: {tenants: {a: {api_keys: ['env:NO_SUCH_KEY']}}}\n", "NO_SUCH_KEY", 2),
+    ],
+)
+def test_what_serve_cannot_do_is_told_before_anything_is_started(
+    tmp_path, flags, extra, message, status
+):
+    adder_fleet(tmp_path, {"one": "40MiB"}, extra=extra)
+    answer = tritonfleet("serve", "-f", "fleet.yaml", *flags, cwd=tmp_path)
+    assert answer.returncode == status
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "state" / "logs").exists()
+
+
 # -- with a fleet --------------------------------------------------------------------------------
 
 
@@ -88,8 +107,33 @@ def fleet(folder):
 @pytest.mark.triton
 def test_serve_prints_how_to_call_the_fleet(fleet, folder):
     said = (folder / "serve.log").read_text()
-    assert "Open Inference Protocol" in said
-    assert "curl" in said
+    for row in (
+        "Open Inference Protocol",
+        "over gRPC",
+        "who may call",
+        "control API",
+        "tritonserver 'local'",
+        "Envoy 1.",
+        "access.log",
+        "curl",
+    ):
+        assert row in said, row
+    assert "unencrypted" not in said  # it listens on loopback
+
+
+@pytest.mark.triton
+def test_the_access_log_says_who_was_cold(fleet, folder):
+    tritonfleet("unload", "two", env=fleet)
+    assert tritonfleet("infer", "two", '{"x": [[1, 2, 3, 4]]}', env=fleet).returncode == 0
+    log = folder / "state" / "logs" / "access.log"
+
+    def logged():
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return [line for line in lines if line["path"] == "/v2/models/two/infer"]
+
+    (line,) = until(logged)
+    assert (line["model"], line["residency"], line["status"]) == ("two", "cold", 200)
+    assert log.stat().st_mode & 0o777 == 0o600  # it tells who called what
 
 
 @pytest.mark.triton
@@ -166,7 +210,9 @@ def test_a_fleet_that_ends_leaves_no_process_behind(tmp_path, number):
     env = {**os.environ, "TRITONFLEET_STATE_DIR": str(tmp_path / "state")}
     assert tritonfleet("load", "one", env=env).returncode == 0
     family = psutil.Process(process.pid).children(recursive=True)
-    assert any("tritonserver" in child.name() for child in family)
+    names = {child.name() for child in family}
+    assert {"tritonserver", "envoy"} <= names
+    assert any("brain_process" in " ".join(child.cmdline()) for child in family)
     process.send_signal(number)
     status = process.wait(60)
     assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)

@@ -51,6 +51,7 @@ def demo(built, tmp_path_factory):
             "repository": built[0],
             "state_dir": tmp_path_factory.mktemp("state"),
             "http_port": 0,
+            "grpc_port": 0,
             "control_port": 0,
         }
     )

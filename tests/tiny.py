@@ -84,6 +84,7 @@ settings:
   repository: {repository}
   state_dir: {tmp_path / "state"}
   http_port: 0
+  grpc_port: 0
   control_port: 0
   stop_grace_s: 5
 models:

@@ -33,8 +33,7 @@ def _print_json(data: Any) -> None:
 
 
 def _found() -> talk.Addresses:
-    settings = resolve_settings(Settings())
-    return talk.addresses(settings.state_dir, settings.control_port, settings.http_port)
+    return talk.addresses(resolve_settings(Settings()))
 
 
 def _control(given: str | None) -> str:
@@ -153,6 +152,48 @@ def explain(model: str, control: str | None, as_json: bool) -> None:
         when = f"{decision['seconds_ago']:.1f} s ago"
         table.add_row(when, decision["model"] or "-", evicted, decision["reason"], kept or "-")
     _console().print(table)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", type=click.IntRange(min=1), help="The version; else the newest.")
+@click.option("--percent", type=click.FloatRange(0, 100), help="Of the requests, for a canary.")
+@click.option("--promote", is_flag=True, help="The canary takes over.")
+@click.option("--rollback", is_flag=True, help="The earlier version, or --version, takes over.")
+@_control_options
+def rollout(
+    model: str,
+    version: int | None,
+    percent: float | None,
+    promote: bool,
+    rollback: bool,
+    control: str | None,
+    as_json: bool,
+) -> None:
+    """Bring a version of MODEL into service, or tell which are, where nothing is asked for."""
+    wish = _wish(version, percent, promote=promote, rollback=rollback)
+    url = f"{_control(control)}/v1/models/{quote(model, safe='')}/rollout"
+    status = talk.call("POST", url, wish) if wish else talk.call("GET", url)
+    if as_json:
+        _print_json(status)
+        return
+    for name, value in status.items():
+        _console().print(f"{name}: {'-' if value is None else value}", markup=False)
+
+
+def _wish(
+    version: int | None, percent: float | None, *, promote: bool, rollback: bool
+) -> dict[str, Any]:
+    """What the control API is asked for; {} to ask only how things stand."""
+    if promote and (rollback or version or percent is not None):
+        raise click.UsageError("--promote stands alone: it is the canary that takes over")
+    if rollback and percent is not None:
+        raise click.UsageError("--rollback takes no --percent: all requests go back at once")
+    given = {"version": version, "percent": percent}
+    details = {name: value for name, value in given.items() if value is not None}
+    if promote or rollback:
+        return {"action": "promote" if promote else "rollback", **details}
+    return {"action": "start" if percent is None else "canary", **details} if details else {}
 
 
 # -- inference -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from tritonfleet.errors import FleetError
 from tritonfleet.server.layout import replace_text
+from tritonfleet.settings import Settings
 
 ADDRESSES_NAME = "control.json"
 """In the state directory, as long as the fleet runs."""
@@ -47,6 +48,8 @@ class Addresses:
 
     control: str
     gateway: str
+    grpc: str
+    """As ``host:port``, which is what gRPC clients want."""
 
 
 def publish_addresses(state_dir: Path, addresses: Addresses) -> None:
@@ -58,15 +61,25 @@ def published_addresses(state_dir: Path) -> Addresses | None:
     """Where the fleet that uses a state directory listens, as it says itself; None if none does."""
     try:
         found = json.loads((state_dir / ADDRESSES_NAME).read_text(encoding="utf-8"))
-        return Addresses(str(found["control"]), str(found["gateway"]))
+        return Addresses(*(str(found[key]) for key in ("control", "gateway", "grpc")))
     except (OSError, ValueError, KeyError):
         return None
 
 
-def addresses(state_dir: Path, control_port: int, http_port: int) -> Addresses:
+def addresses(settings: Settings) -> Addresses:
     """Where the fleet that uses a state directory listens; the settings' ports if none does."""
-    expected = Addresses(f"http://127.0.0.1:{control_port}", f"http://127.0.0.1:{http_port}")
-    return published_addresses(state_dir) or expected
+    return published_addresses(settings.state_dir) or expected_addresses(settings)
+
+
+def expected_addresses(settings: Settings, *, tls: bool = False) -> Addresses:
+    """Where a fleet with these settings listens."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if tls else "http"
+    return Addresses(
+        control=f"http://127.0.0.1:{settings.control_port}",
+        gateway=f"{scheme}://{host}:{settings.http_port}",
+        grpc=f"{host}:{settings.grpc_port}",
+    )
 
 
 def call(method: str, url: str, body: Any = None, timeout_s: float = 660.0) -> Any:
