@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fleet_perf.install import Program
 from tritonfleet.errors import AnalyzerFailed, Unstable
@@ -24,6 +24,8 @@ _STATUS_UNSTABLE = 2  # measured: no file is written then
 _UNSTABLE = "Failed to obtain stable measurement"
 _REQUESTS = re.compile(r"^\s*Request count:\s*(\d+)\s*$", re.MULTILINE)
 _TAIL_LINES = 15
+
+Protocol = Literal["http", "grpc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Load:
     """How far the last three windows may differ in throughput and latency."""
     windows: int = 10
     """Windows it may take until they do not."""
+    protocol: Protocol = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,11 @@ class Files:
 
 
 async def run(program: Program, load: Load, address: str, data: Mapping[str, Any]) -> Measurement:
-    """One run against ``address`` (host:port, HTTP), with ``data`` in the tool's own format.
+    """One run against ``address`` (host:port), with ``data`` in the tool's own format.
 
     Raises AnalyzerFailed with the end of its output, Unstable when it gave up on the windows.
     """
-    name = f"{load.model} at {address}, concurrency {load.concurrency}"
+    name = f"{load.model} at {address}, {load.protocol}, concurrency {load.concurrency}"
     with tempfile.TemporaryDirectory(prefix="tritonfleet-perf-") as scratch:
         files = Files.under(Path(scratch), data)
         status, output = await _execute(program, arguments(load, address, files))
@@ -95,7 +98,7 @@ def arguments(load: Load, address: str, files: Files) -> list[str]:
     return [
         "-m", load.model,
         "-u", address,
-        "-i", "http",
+        "-i", load.protocol,
         "-b", str(load.batch_size),
         "--concurrency-range", str(load.concurrency),
         "--measurement-interval", str(load.window_ms),

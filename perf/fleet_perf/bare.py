@@ -80,13 +80,20 @@ def check_repository(repository: Path, models: Iterable[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def bare_triton(repository: Path, state_dir: Path) -> AsyncIterator[BareTriton]:
+    """Loads one by one on a tritonserver of their own; raises LaunchError."""
+    async with bare_server(repository, state_dir) as client:
+        yield BareTriton(client)
+
+
+@contextlib.asynccontextmanager
+async def bare_server(repository: Path, state_dir: Path) -> AsyncIterator[TritonClient]:
     """A tritonserver on a repository, empty, for as long as the block lasts; raises LaunchError."""
     launcher = plugins.lookup("launchers", "embedded")()
     options = LaunchOptions(name=NAME, repository=repository, state_dir=state_dir)
     server = await launcher.start(options)
     client = TritonClient(NAME, server.endpoint)
     try:
-        yield BareTriton(client)
+        yield client
     finally:
         await client.close()
         await server.stop(_STOP_GRACE_S)

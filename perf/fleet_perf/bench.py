@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,12 @@ async def run_bench(order: Order, say: Say, warn: Say) -> Results:
 @contextlib.asynccontextmanager
 async def _fleet(order: Order, say: Say) -> AsyncIterator[talk.Addresses]:
     settings = order.settings
-    found = talk.addresses(settings.state_dir, settings.control_port, settings.http_port)
+    found = talk.addresses(settings)
     control = (order.control or found.control).rstrip("/")
     if order.serve is None or await reachable(control):
         gateway = (order.gateway or await _gateway(control)).rstrip("/")
         say(f"measuring the fleet at {gateway} …")
-        yield talk.Addresses(control, gateway)
+        yield replace(found, control=control, gateway=gateway)
         return
     say(f"starting the fleet of {order.serve} …")
     state_dir = settings.state_dir.resolve()

@@ -18,7 +18,7 @@ import aiohttp
 
 from fleet_perf.inputs import Tensor, http_request, members
 from tritonfleet.errors import FleetError, Unstable
-from tritonfleet.gateway.activator import RESIDENCY_HEADER, WAIT_HEADER
+from tritonfleet.gateway.envoy.plan import RESIDENCY_HEADER, WAIT_HEADER
 from tritonfleet.talk import FleetUnreachable, Refused, error_in
 
 TIMEOUT_S = 600.0
@@ -61,6 +61,8 @@ class RunningFleet:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            # Else aiohttp asks for compressed answers, and Triton compresses each of them.
+            headers={"Accept-Encoding": "identity"},
         )
         return self
 

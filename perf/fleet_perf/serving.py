@@ -55,7 +55,7 @@ async def started_fleet(
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _MAIN, "serve", "--fleet", str(fleet_file),
             "--repository", str(repository), "--state-dir", str(state_dir),
-            "--http-port", "0", "--control-port", "0",
+            "--http-port", "0", "--grpc-port", "0", "--control-port", "0",
             env={**os.environ, **(environment or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -64,7 +64,7 @@ async def started_fleet(
         )  # fmt: skip
         try:
             found = await _until_up(process, state_dir / ADDRESSES_NAME, started_at)
-            yield StartedFleet(found.control, found.gateway, process.pid)
+            yield StartedFleet(found.control, found.gateway, found.grpc, process.pid)
         except _Ended:
             output.seek(0)
             lines = output.read().decode(errors="replace").splitlines()

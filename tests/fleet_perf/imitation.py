@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from fleet_perf.fleet import RunningFleet
 from tests.fleet_perf.builders import config, tensor
-from tritonfleet.gateway.activator import RESIDENCY_HEADER, WAIT_HEADER
+from tritonfleet.gateway.envoy.plan import RESIDENCY_HEADER, WAIT_HEADER
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Imitation:
     counting: bool = True
     forgets_unloads: bool = False
     address: str = ""
+    cold_starts: int = 0
+    encodings: set[str] = field(default_factory=set)
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -46,6 +48,7 @@ class Imitation:
 
     async def status(self, _: web.Request) -> web.Response:
         server = {"name": "s", "capacity_bytes": 100, "up": True, "http": self.address}
+        server["grpc"] = self.address
         # The last figure stays; those before it are seen once each.
         occupied = self.occupied.pop(0) if len(self.occupied) > 1 else self.occupied[0]
         models = [
@@ -58,7 +61,9 @@ class Imitation:
             for name in self.configs
         ]
         servers = [{**server, "occupied_bytes": occupied}]
-        return web.json_response({"gateway": "", "servers": servers, "models": models})
+        activator = {"requests": self.cold_starts}
+        found = {"gateway": "", "servers": servers, "models": models, "activator": activator}
+        return web.json_response(found)
 
     async def decisions(self, request: web.Request) -> web.Response:
         model = request.match_info["model"]
@@ -94,7 +99,9 @@ class Imitation:
         json.loads(body[: int(request.headers["Inference-Header-Content-Length"])])
         if model in self.failing:
             return web.json_response({"error": "no room"}, status=503)
+        self.encodings.add(request.headers.get("Accept-Encoding", ""))
         cold = model not in self.resident
+        self.cold_starts += cold
         self.resident.add(model)
         if self.counting:
             self.counts[model] = self.counts.get(model, 0) + 1

@@ -71,7 +71,7 @@ async def test_a_run_gives_the_measurement(tmp_path):
 
 async def test_windows_that_never_settle_are_unstable(tmp_path):
     program = imitation(tmp_path, "unstable.txt", 2)
-    with pytest.raises(Unstable, match=r"m at 127\.0\.0\.1:1, concurrency 4"):
+    with pytest.raises(Unstable, match=r"m at 127\.0\.0\.1:1, http, concurrency 4"):
         await analyzer.run(program, Load("m", 4), "127.0.0.1:1", DATA)
 
 

@@ -108,3 +108,10 @@ def test_counters_that_cover_the_requests_are_fine():
 def test_counters_that_contradict_the_client_are_unstable(after, cause):
     with pytest.raises(Unstable, match=cause):
         check_counters("m", Counters(5, 1, 20), after, requests=10, rows=4)
+
+
+async def test_answers_are_not_asked_for_in_compressed_form():
+    served = imitation("m")
+    async with connected(served) as fleet:
+        await fleet.ask(fleet.gateway, "m", make_inputs(served.configs["m"]))
+    assert served.encodings == {"identity"}

@@ -24,7 +24,7 @@ async def test_the_fleet_is_stopped_with_the_block(tmp_path, monkeypatch):
             serving,
             "_MAIN",
             "import json, os, pathlib, signal, sys\n"
-            f"told = {{'control': {fleet.control!r}, 'gateway': str(os.getpid())}}\n"
+            f"told = {{'control': {fleet.control!r}, 'gateway': str(os.getpid()), 'grpc': 'h:1'}}\n"
             f"pathlib.Path({str(tmp_path)!r}, 'control.json').write_text(json.dumps(told))\n"
             "signal.pause()\n",
         )
@@ -37,9 +37,9 @@ async def test_the_fleet_is_stopped_with_the_block(tmp_path, monkeypatch):
 
 def test_what_an_earlier_fleet_left_is_not_believed(tmp_path):
     file = tmp_path / "control.json"
-    file.write_text('{"control": "http://c", "gateway": "http://g"}')
+    file.write_text('{"control": "http://c", "gateway": "http://g", "grpc": "g:1"}')
     written = file.stat().st_mtime
-    assert serving._read(file, written - 1) == Addresses("http://c", "http://g")
+    assert serving._read(file, written - 1) == Addresses("http://c", "http://g", "g:1")
     assert serving._read(file, written + 1) is None
 
 

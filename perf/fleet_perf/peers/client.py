@@ -58,6 +58,8 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=600.0),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+            # Else aiohttp asks for compressed answers, and Triton compresses each of them.
+            headers={"Accept-Encoding": "identity"},
         )
         return self
 

@@ -19,7 +19,7 @@ from fleet_perf.peers.processes import ProcessTree, started
 from fleet_perf.peers.repository import SERVER, write_fleet
 from fleet_perf.serving import started_fleet
 from fleet_perf.warm import Say
-from tritonfleet.gateway.activator import RESIDENCY_HEADER
+from tritonfleet.gateway.envoy.plan import RESIDENCY_HEADER
 
 Row = Sequence[int]
 _LOADED = "successfully loaded '"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleet_perf.peers.systems import FLEET, LITSERVE, NATIVE, PYTHON, RAY, _path, all_systems
-from tritonfleet.gateway.activator import RESIDENCY_HEADER
+from tritonfleet.gateway.envoy.plan import RESIDENCY_HEADER
 
 ROW = [3, 1, 4]
 
