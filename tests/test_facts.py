@@ -37,7 +37,7 @@ def spec(tmp_path):
 
 def plan(spec, **settings):
     settings = spec.settings.model_copy(update=settings)
-    return gateway_plan(spec, settings, Path("/run/x"), (LINK,), Access())
+    return gateway_plan(spec, settings, Path("/run/x"), (LINK,), Access(), {})
 
 
 def test_the_ledger_knows_limits_priorities_and_members(spec):

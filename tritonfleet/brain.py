@@ -22,7 +22,7 @@ from tritonfleet import plugins, talk
 from tritonfleet.controller.controller import Controller, ProcessMemory, ServerHandle
 from tritonfleet.controller.ledger import Ledger
 from tritonfleet.controller.rollout import STATE_NAME as ROLLOUTS_NAME
-from tritonfleet.controller.rollout import Rollouts
+from tritonfleet.controller.rollout import Rollouts, recorded_splits
 from tritonfleet.errors import FleetError, PortTaken
 from tritonfleet.facts import access_log, gateway_plan, model_facts, server_addresses, server_facts
 from tritonfleet.gateway.access_plan import read_access
@@ -130,6 +130,9 @@ class Brain:
         )
         self._open.push_async_callback(self.data_plane.close)
         await self.data_plane.apply(await asyncio.to_thread(self._plan))
+        for name, model in self.spec.models.items():
+            if model.mirror is not None:
+                await self.data_plane.mirror(name, model.mirror.percent)
         self._in_background(self._renew_access())
         log_file = access_log(self.settings)
         if log_file is not None:
@@ -142,7 +145,8 @@ class Brain:
 
     def _plan(self) -> GatewayPlan:
         links = self._links.values()
-        return gateway_plan(self.spec, self.settings, self.folder, links, self._access())
+        splits = recorded_splits(self.settings.state_dir / ROLLOUTS_NAME)
+        return gateway_plan(self.spec, self.settings, self.folder, links, self._access(), splits)
 
     def _access(self) -> Access:
         return read_access(self.spec.access, self.order.fleet_folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tritonfleet.controller.ledger import ModelFacts, ServerFacts
@@ -16,6 +16,7 @@ from tritonfleet.gateway.envoy.plan import (
     GatewayPlan,
     ModelPlan,
     ServerAddress,
+    Split,
 )
 from tritonfleet.orders import ServerLink
 from tritonfleet.server.layout import CONFIG_NAME
@@ -93,15 +94,19 @@ def gateway_plan(
     folder: Path,
     servers: Iterable[ServerLink],
     access: Access,
+    splits: Mapping[str, tuple[int, int | None]],
 ) -> GatewayPlan:
-    """All that Envoy's large files are generated from."""
+    """All that Envoy's large files are generated from.
+
+    ``splits`` are the versions, stable and canary, of models of which two are in service.
+    """
     return GatewayPlan(
         folder=folder,
         host=settings.host,
         http_port=settings.http_port,
         grpc_port=settings.grpc_port,
         servers=server_addresses(servers),
-        models=tuple(_model_plan(spec, name) for name in spec.models),
+        models=tuple(_model_plan(spec, name, splits.get(name)) for name in spec.models),
         access=access,
         max_request_bytes=settings.max_request_bytes,
         concurrency=settings.envoy_concurrency or os.cpu_count() or 1,
@@ -110,7 +115,7 @@ def gateway_plan(
     )
 
 
-def _model_plan(spec: FleetSpec, name: str) -> ModelPlan:
+def _model_plan(spec: FleetSpec, name: str, versions: tuple[int, int | None] | None) -> ModelPlan:
     model = spec.models[name]
     return ModelPlan(
         name,
@@ -118,5 +123,6 @@ def _model_plan(spec: FleetSpec, name: str) -> ModelPlan:
         latency_class="batch" if model.labels.latency_class == "batch" else "interactive",
         has_fallback=bool(model.fallback),
         mirrored=model.mirror is not None,
+        split=Split(*versions) if versions else None,
         tenants=tenants_of(spec.access, name),
     )

@@ -64,6 +64,9 @@ class Triton:
             if model in ("", name)
         }
 
+    async def version_statistics(self):
+        return {}
+
     async def close(self):
         pass
 

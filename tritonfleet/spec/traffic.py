@@ -42,8 +42,9 @@ class LimitsSpec(Spec):
     batch_concurrency: int | None = Field(
         None,
         ge=1,
-        description="How many of them may be of the batch class; a quarter where not given, so "
-        "that interactive requests always find room.",
+        description="How many of them the batch class has for itself, the others being kept for "
+        "interactive requests. Where not given: a quarter if a tenant is of the batch class, three "
+        "quarters for a model of the batch class, else the classes are not told apart.",
     )
     queue_limit: int | None = Field(
         None, ge=0, description="Requests that may wait; more are refused at once."

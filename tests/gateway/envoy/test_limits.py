@@ -105,7 +105,7 @@ async def test_without_a_queue_the_limit_holds_over_all_workers():
     async with stage(model, residency=BERT, concurrency=2) as on:
         async with crowd(on, 20, "http") as tasks:
             await until(lambda: sum(task.done() for task in tasks) == 17)
-            assert on.triton.running == 3
+            await until(lambda: on.triton.running == 3)
         assert sorted(task.result().status for task in tasks) == [200] * 3 + [429] * 17
 
 

@@ -17,8 +17,8 @@ HEADER = "x-tritonfleet-model"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 # A body as Envoy hands it to a script: counted from 0, and a read past its end is an error.
 STAND_INS = """
-function run(bytes, path, stream, version)
-  local headers = { [":path"] = path, ["tritonfleet-model"] = stream, ["content-length"] = "7" }
+function run(bytes, path, version)
+  local headers = { [":path"] = path, ["content-length"] = "7" }
   local body = {}
   function body:length() return #bytes end
   function body:getBytes(at, count)
@@ -45,7 +45,6 @@ end
 def lua():
     """The script and its stand-ins for Envoy."""
     runtime = lupa.LuaRuntime(encoding=None)
-    runtime.execute("DIRECT_STREAMS = true")
     runtime.execute(SCRIPT)
     runtime.execute(STAND_INS)
     return runtime.globals().run
@@ -56,7 +55,7 @@ def framed(message, flag=0, size=None):
 
 
 def name_of(lua, body, path=PATH):
-    found = lua(body, path.encode(), None, None)[0]
+    found = lua(body, path.encode(), None)[0]
     return None if found is None else found.decode()
 
 
@@ -194,15 +193,9 @@ def test_a_name_after_large_tensors_is_found(lua):
     assert name_of(lua, framed(message)) == "bert"
 
 
-@pytest.mark.parametrize(("said", "found"), [(b"bert", b"bert"), (b"a/b", None), (b"", None)])
-def test_a_stream_is_known_by_its_header(lua, said, found):
-    path = b"/inference.GRPCInferenceService/ModelStreamInfer"
-    assert lua(b"", path, said, None)[0] == found
-
-
 @given(requests.filter(lambda message: NAME.fullmatch(parsed(message) or "")))
 def test_a_canary_gets_its_version_and_all_else_stays(lua, message):
-    _, body, length = lua(framed(message), PATH.encode(), None, b"3")
+    _, body, length = lua(framed(message), PATH.encode(), b"3")
     before, after = ModelInferRequest.FromString(message), ModelInferRequest.FromString(body[5:])
     assert after.model_version == (before.model_version or "3")
     assert int.from_bytes(body[1:5], "big") == len(body) - 5

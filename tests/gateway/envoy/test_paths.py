@@ -11,8 +11,6 @@ from tests.gateway.envoy.backends import infer_request
 from tests.gateway.envoy.stage import abort, error, stage, until
 from tritonfleet.gateway.envoy.plan import (
     MIRROR_HEADER,
-    Access,
-    Credential,
     ModelPlan,
     ServerAddress,
     Split,
@@ -101,24 +99,9 @@ async def test_a_model_that_is_added_and_taken_away_while_envoy_runs():
 # -- streams ---------------------------------------------------------------------------------------
 
 
-async def test_a_stream_goes_directly_only_when_its_caller_names_its_model():
-    async with stage("bert", "vit", residency=BERT) as on:
+async def test_a_stream_goes_to_the_activator_even_for_models_in_memory():
+    async with stage("bert", residency=BERT) as on:
         assert await on.stream("bert", "bert") == ["activator", "activator"]
-        assert await on.stream("bert", "bert", tritonfleet_model="bert") == ["gpu0", "gpu0"]
-        assert await on.stream("vit", tritonfleet_model="vit") == ["activator"]
-        assert await on.stream("bert", tritonfleet_model="no/name") == ["activator"]
-
-
-async def test_where_tenants_are_declared_no_stream_goes_directly():
-    access = Access(tenants=("acme",), credentials=(Credential("acme", "k"),))
-    async with stage("bert", residency=BERT, access=access) as on:
-        headers = {"tritonfleet_model": "bert", "x_api_key": "k"}
-        assert await on.stream("bert", **headers) == ["activator"]
-
-
-async def test_the_header_of_a_stream_does_not_move_a_single_request():
-    async with stage("bert", "vit", residency=BERT) as on:
-        assert await on.infer("vit", tritonfleet_model="bert") == "activator"
 
 
 # -- the message -----------------------------------------------------------------------------------

@@ -180,9 +180,7 @@ def _message(plan: GatewayPlan, protocol: Protocol) -> list[Json]:
     """Waits for the whole message, and in gRPC reads the model's name from it."""
     buffer = extension(BUFFER_FILTER, _BUFFER, max_request_bytes=plan.max_request_bytes)
     if protocol == "grpc":
-        # The messages of a stream name models which nobody has checked on the way.
-        streams = "false" if plan.access.tenants else "true"
-        return [buffer, _lua("name.lua", f"DIRECT_STREAMS = {streams}\n")]
+        return [buffer, _lua("name.lua")]
     # The route was chosen before it was known who calls.
     return [buffer, _lua("again.lua")] if plan.access.batch_tenants else [buffer]
 
@@ -199,6 +197,6 @@ def _router(protocol: Protocol) -> Json:
     )
 
 
-def _lua(script: str, before: str = "") -> Json:
-    text = before + files("tritonfleet.gateway.envoy").joinpath("lua", script).read_text("utf-8")
+def _lua(script: str) -> Json:
+    text = files("tritonfleet.gateway.envoy").joinpath("lua", script).read_text("utf-8")
     return extension(LUA_FILTER, _LUA, default_source_code={"inline_string": text})

@@ -31,8 +31,6 @@ WAIT_HEADER = "tritonfleet-wait-ms"
 """How long the request waited for its model."""
 FALLBACK_HEADER = "tritonfleet-fallback"
 """The model that answered in place of the one that was asked for."""
-STREAM_HEADER = "tritonfleet-model"
-"""The only model of a ``ModelStreamInfer``, as its caller promises: such a stream goes directly."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ _ABSENT = (
     r"Request for unknown model: '{name}' "
     r"(is not found|has no available versions|version [0-9]+ is not at ready state)"
 )
+_RETURNS = 80
+"""Some twenty seconds: on a busy machine the activator is not back in less than ten."""
 _FULL = "Exceeds maximum queue size"
 
 
@@ -28,7 +30,7 @@ def at_the_activator(protocol: Protocol, model: str) -> Json:
 
 def until_it_is_back() -> Json:
     """For requests that go to the activator: it may be restarting."""
-    return _policy(30)
+    return _policy(_RETURNS)
 
 
 def at_the_fallback(protocol: Protocol) -> Json:

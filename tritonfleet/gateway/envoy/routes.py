@@ -7,7 +7,6 @@ header into which the model's name was read. A direct route is open while reside
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from tritonfleet.gateway.envoy import access, rates, retries
@@ -49,7 +48,6 @@ _IDLE_S = 3600.0
 _GRACE_S = 1.0
 _NEVER = {"numerator": 0, "denominator": "HUNDRED"}
 _EVERY: Json = {"prefix": "/"}
-_STREAM: Json = {"path": GRPC_SERVICE + "ModelStreamInfer"}
 _UNVERSIONED: Json = {"safe_regex": {"regex": f"{_MODEL}/{_ASK}"}}
 _WARM: Json = {
     "header": {"key": RESIDENCY_HEADER, "value": "warm"},
@@ -166,12 +164,11 @@ def _to_version(version: int) -> Json:
 
 
 def _grpc(plan: GatewayPlan, model: ModelPlan, inner: bool) -> Json:
-    """Single requests; and streams of which their caller says that they are about this model."""
     if model.has_fallback and not inner:
         direct = _through_inner(plan, model, "grpc")
     else:
         direct = list(_grpc_direct(plan, model))
-    return _routes([*_streams(plan, model), *direct, _cold(plan, model, "grpc")])
+    return _routes([*direct, _cold(plan, model, "grpc")])
 
 
 def _grpc_direct(plan: GatewayPlan, model: ModelPlan) -> Iterator[Json]:
@@ -182,21 +179,6 @@ def _grpc_direct(plan: GatewayPlan, model: ModelPlan) -> Iterator[Json]:
             route.setdefault("metadata", {"filter_metadata": {}})
             route["metadata"]["filter_metadata"][LUA_FILTER] = {"version": str(version)}
         yield from _classified(plan, model, route)
-
-
-def _streams(plan: GatewayPlan, model: ModelPlan) -> list[Json]:
-    """Routes for streams, where what holds for a single request would be wrong for them."""
-    if not (model.limits.timeout_s or model.mirrored or model.has_fallback):
-        return []
-    still = replace(
-        model, mirrored=False, limits=model.limits.model_copy(update={"timeout_s": None})
-    )
-    routes = [*_grpc_direct(plan, replace(still, split=None)), _cold(plan, still, "grpc")]
-    return [{**route, "match": _only_streams(route["match"])} for route in routes]
-
-
-def _only_streams(match: Json) -> Json:
-    return {**{key: value for key, value in match.items() if key not in _EVERY}, **_STREAM}
 
 
 def _ways(plan: GatewayPlan, model: ModelPlan) -> Iterator[tuple[ServerAddress, str, int | None]]:
@@ -280,9 +262,12 @@ def _plain(
 
 def _grpc_rest(plan: GatewayPlan) -> list[Json]:
     """Calls that name no model which is known; and every call, before its message is read."""
-    stream = _plain(plan, "grpc", match=_STREAM)
+    stream = _plain(plan, "grpc", match={"path": GRPC_SERVICE + "ModelStreamInfer"})
     unbuffered = {BUFFER_FILTER: typed(_BUFFER_PER_ROUTE, disabled=True)}
     stream["typed_per_filter_config"] = {**stream["typed_per_filter_config"], **unbuffered}
+    # Its deadline is kept by the activator. Envoy could only break off a stream that has begun to
+    # answer, and the caller would take that for a fault.
+    del stream["route"]["max_stream_duration"]
     infer = _plain(plan, "grpc", match={"path": GRPC_SERVICE + "ModelInfer"})
     # While the message is on its way in. The route of its model knows no such hurry.
     infer["route"]["idle_timeout"] = seconds(_UPLOAD_IDLE_S)

@@ -55,12 +55,10 @@ def class_matches(plan: GatewayPlan, model: ModelPlan) -> list[tuple[list[Json],
     Anybody may call a request of theirs batch. A tenant of the batch class cannot call itself
     interactive; everybody else can, whatever the model's own class.
     """
-    tenants = plan.access.batch_tenants
-    matches: list[tuple[list[Json], LatencyClass]] = [
-        ([_header(CLASS_HEADER, ["batch"])], "batch"),
-        *([([_header(TENANT_HEADER, tenants)], "batch")] if tenants else []),
-        ([_header(CLASS_HEADER, ["interactive"])], "interactive"),
-    ]
+    matches: list[tuple[list[Json], LatencyClass]] = [([_header(CLASS_HEADER, ["batch"])], "batch")]
+    if plan.access.batch_tenants:
+        matches.append(([_header(TENANT_HEADER, plan.access.batch_tenants)], "batch"))
+    matches.append(([_header(CLASS_HEADER, ["interactive"])], "interactive"))
     return [*matches, ([], model.latency_class)]
 
 

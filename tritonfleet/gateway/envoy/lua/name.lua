@@ -1,8 +1,8 @@
 -- Reads the model's name from a ModelInferRequest into the header by which the route is chosen.
 -- Where anything is out of the ordinary it says nothing: such a request goes to the activator,
 -- which has a complete parser.
-local MODEL, STREAM = "x-tritonfleet-model", "tritonfleet-model"
-local SERVICE = "/inference.GRPCInferenceService/"
+local MODEL = "x-tritonfleet-model"
+local METHOD = "/inference.GRPCInferenceService/ModelInfer"
 local FRAME_BYTES, HEAD_BYTES, STEP_BYTES = 5, 512, 24
 local MAX_NAME_BYTES = 200
 local VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -102,18 +102,12 @@ local function insert(handle, body, version)
 end
 
 function envoy_on_request(handle)
-  local headers = handle:headers()
-  local path = headers:get(":path")
-  if path == SERVICE .. "ModelInfer" then
-    local body = handle:body()
-    if not body then return end
-    local name, version = asked(reader(body))
-    if not name then return end
-    handle:headers():replace(MODEL, name)
-    local wanted = not version and handle:metadata():get("version")
-    if wanted then insert(handle, body, wanted) end
-  elseif path == SERVICE .. "ModelStreamInfer" and DIRECT_STREAMS then
-    local name = headers:get(STREAM)
-    if is_name(name) then headers:replace(MODEL, name) end
-  end
+  if handle:headers():get(":path") ~= METHOD then return end
+  local body = handle:body()
+  if not body then return end
+  local name, version = asked(reader(body))
+  if not name then return end
+  handle:headers():replace(MODEL, name)
+  local wanted = not version and handle:metadata():get("version")
+  if wanted then insert(handle, body, wanted) end
 end
