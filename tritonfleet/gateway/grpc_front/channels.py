@@ -16,6 +16,8 @@ from tritonfleet.server.client import is_transport
 
 SERVICE = "inference.GRPCInferenceService"
 SHORT_CALL_S = 10.0
+_CORE = "Internal error from Core"
+"""What grpc.aio says where a write met a connection that had just ended."""
 _NOT_SENT = "failed to connect"
 _LINGER_S = 30.0
 _OPTIONS = (
@@ -99,8 +101,8 @@ class Channels:
         code, reason = error.code(), error.details() or ""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ServerTimeout(server, operation, timeout_s or 0.0)
-        broken = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        if broken and is_transport(reason):
+        lost = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        if (lost and is_transport(reason)) or reason == _CORE:
             address, _ = self._open.get(server, ("its address: the gateway ends", None))
             return ServerUnreachable(server, address, sent=_NOT_SENT not in reason)
         return None
