@@ -194,7 +194,7 @@ async def test_without_the_activator_a_cold_request_is_told_so_and_a_warm_one_is
         assert (await on.post("bert")).by == "gpu0"
         answer = await on.post("vit")
         assert answer.status == 503
-        assert "there is none" in answer.json()["error"]
+        assert "nothing has been run" in answer.json()["error"]
 
 
 async def test_a_request_waits_for_an_activator_that_comes_back():

@@ -13,11 +13,10 @@ _AT_LIMIT = (
     "Try again later."
 )
 _LATE = "%ROUTE_NAME%: no answer in time"
-_LOST = (
-    "The connection to the server was lost, or there is none; "
-    "the request may have run (%RESPONSE_FLAGS%)."
-)
-_LOST_FLAGS = ("UF", "UC", "UR", "LR", "UH", "NC", "UPE")
+_BROKEN = "The connection to the server broke off; the request may have run (%RESPONSE_FLAGS%)."
+_BROKEN_FLAGS = ("UC", "UR", "LR", "UPE")
+_ABSENT = "There is no connection to the server; nothing has been run (%RESPONSE_FLAGS%)."
+_ABSENT_FLAGS = ("UF", "UH", "NC", "NR")
 _INVALID_ARGUMENT, _DEADLINE_EXCEEDED, _RESOURCE_EXHAUSTED, _UNAVAILABLE = 3, 4, 8, 14
 
 
@@ -30,7 +29,8 @@ def local_reply_config(plan: GatewayPlan, protocol: Protocol, *, inner: bool = F
             _at_limit(protocol, inner),
             _too_large(plan, protocol),
             _mapper(_flags("UT"), protocol, _LATE, _DEADLINE_EXCEEDED),
-            _mapper(_flags(*_LOST_FLAGS), protocol, _LOST, _UNAVAILABLE),
+            _mapper(_flags(*_BROKEN_FLAGS), protocol, _BROKEN, _UNAVAILABLE),
+            _mapper(_flags(*_ABSENT_FLAGS), protocol, _ABSENT, _UNAVAILABLE),
             _mapper(_status(400), protocol, "%LOCAL_REPLY_BODY%", _INVALID_ARGUMENT),
         ],
         "body_format": _format("%LOCAL_REPLY_BODY%", protocol),

@@ -18,30 +18,30 @@ _ABSENT = (
     r"Request for unknown model: '{name}' "
     r"(is not found|has no available versions|version [0-9]+ is not at ready state)"
 )
-_RETURNS = 80
+_TRIES = 80
 """Some twenty seconds: on a busy machine the activator is not back in less than ten."""
 _FULL = "Exceeds maximum queue size"
 
 
 def at_the_activator(protocol: Protocol, model: str) -> Json:
     """For requests that go straight to a tritonserver: the next try is at the activator."""
-    return {**_policy(10, retriable=[_absent(protocol, model)]), **_elsewhere()}
+    return {**_policy(retriable=[_absent(protocol, model)]), **_elsewhere()}
 
 
 def until_it_is_back() -> Json:
     """For requests that go to the activator: it may be restarting."""
-    return _policy(_RETURNS)
+    return _policy()
 
 
 def at_the_fallback(protocol: Protocol) -> Json:
     """For requests of models that others stand in for: whatever was refused for want of room."""
-    return {**_policy(10, retriable=_overloaded(protocol)), **_elsewhere()}
+    return {**_policy(retriable=_overloaded(protocol)), **_elsewhere()}
 
 
-def _policy(retries: int, retriable: list[Json] | None = None) -> Json:
+def _policy(retriable: list[Json] | None = None) -> Json:
     policy: Json = {
         "retry_on": _UNSENT,
-        "num_retries": retries,
+        "num_retries": _TRIES,
         "retry_back_off": {"base_interval": seconds(0.005), "max_interval": seconds(0.5)},
     }
     if retriable:
