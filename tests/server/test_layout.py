@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tritonfleet.errors import InvalidSpec
@@ -60,3 +62,11 @@ def test_a_failed_replacement_leaves_the_old_text(tmp_path, monkeypatch):
         replace_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_may_be_replaced_from_several_threads_at_once(tmp_path):
+    file = tmp_path / "state.json"
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: replace_text(file, str(number)), range(60)))
+    assert file.read_text() in map(str, range(60))
+    assert list(tmp_path.iterdir()) == [file]

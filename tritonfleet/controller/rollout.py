@@ -115,6 +115,7 @@ class Rollouts:
         self._splits: dict[str, tuple[int | None, int | None]] = {}
         self._shares: dict[str, float] = {}
         self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._saving = asyncio.Lock()
         self._fleet: Fleet
 
     async def attach(self, fleet: Fleet) -> None:
@@ -557,7 +558,9 @@ class Rollouts:
         return self._standings[model] != before
 
     async def _save(self) -> None:
-        if self._state is not None:
+        if self._state is None:
+            return
+        async with self._saving:  # in turn, or what is older could come last
             text = json.dumps({name: asdict(one) for name, one in self._standings.items()})
             await asyncio.to_thread(replace_text, self._state, text + "\n")
 

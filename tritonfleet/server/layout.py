@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -211,7 +212,7 @@ def write_manifest(repository: Path, manifest: Manifest) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file so that it is whole or untouched, also when the power fails."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
