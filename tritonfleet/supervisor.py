@@ -31,7 +31,7 @@ from tritonfleet.spec import FleetSpec, ServerSpec
 log = logging.getLogger(__name__)
 RESTART_FIRST_S = 0.5
 RESTART_LONGEST_S = 30.0
-HEALTHY_S = 60.0
+HEALTHY_S = 10.0
 """What ran so long starts its restart back-off anew."""
 _TAIL_LINES = 5
 _LOOPBACK = "127.0.0.1"
