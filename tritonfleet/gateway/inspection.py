@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from tritonfleet.controller.controller import Controller
-from tritonfleet.errors import VersionNotFound
+from tritonfleet.errors import ServerUnreachable, VersionNotFound
 from tritonfleet.gateway.asking import is_strict, known_model, tenant_of, version_of
 from tritonfleet.gateway.desk import Desk
 from tritonfleet.gateway.envoy.plan import RESIDENCY_HEADER
@@ -92,8 +92,9 @@ class Inspection:
     async def model_ready(self, request: web.Request) -> web.StreamResponse:
         """200 for a model that can be served, on demand if need be; 400 while its loads fail."""
         model, server = self._found(request)
-        if server is not None:
-            return await self._relayed(request, model, server, "/ready")
+        told = server and await self._asked(request, model, server, "/ready")
+        if told:
+            return told
         if is_strict(request):
             return refusal(f"{model} is not in memory", 400, _COLD)
         failure = self._controller.ledger.failure(model, self._controller.now())
@@ -121,21 +122,33 @@ class Inspection:
     ) -> web.StreamResponse:
         """Triton's own answer for a model in memory, else the same from the repository."""
         model, server = self._found(request)
-        if server is not None:
-            return await self._relayed(request, model, server, page)
+        told = server and await self._asked(request, model, server, page)
+        if told:
+            return told
         config, versions = await asyncio.to_thread(self._published, model)
         return web.json_response(cold(config, versions), headers=_COLD)
 
     def _published(self, model: str) -> tuple[Any, tuple[int, ...]]:
         return self._configs(model), self._versions(model)
 
-    async def _relayed(
+    async def _asked(
         self, request: web.Request, model: str, server: str, page: str
-    ) -> web.StreamResponse:
+    ) -> web.Response | None:
+        """Triton's answer; None when it has let go of the model in this very moment."""
         version = version_of(request)
         path = f"/v2/models/{model}{'/versions/' + version if version else ''}{page}"
-        address = self._controller.address(server)
-        return await self._relay.forward(request, server, address, path=path, extra_headers=_WARM)
+        try:
+            address = self._controller.address(server)
+            # Always GET: Triton answers HEAD with a body, which nobody can read.
+            status, body = await self._relay.call(server, address, hdrs.METH_GET, path)
+        except ServerUnreachable:
+            if version:
+                raise
+            return None
+        if status != 200 and not version:
+            return None
+        kind = "application/json" if body else None
+        return web.Response(status=status, body=body, content_type=kind, headers=_WARM)
 
     def _found(self, request: web.Request) -> tuple[str, str | None]:
         """The model in the path and where it is; VersionNotFound if nobody published that."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2
 
@@ -65,7 +66,10 @@ class Inspection:
         except (ModelNotFound, VersionNotFound):  # an answer to Triton too, and no error
             return _bytes(service_pb2.ModelReadyResponse(ready=False))
         if server is not None:
-            return await self._relayed(server, "ModelReady", body, call)
+            told = await self._relayed(server, "ModelReady", body, call)
+            # One that Triton has let go of in this very moment is as ready as any cold one.
+            if request.version or service_pb2.ModelReadyResponse.FromString(told).ready:
+                return told
         failure = self._controller.ledger.failure(request.name, self._controller.now())
         ready = failure is None and not call.is_strict
         return _bytes(service_pb2.ModelReadyResponse(ready=ready))
@@ -105,7 +109,12 @@ class Inspection:
         """Triton's own answer for a model in memory, else the same from the repository."""
         server = self._server_of(request, call)
         if server is not None:
-            return await self._relayed(server, method, body, call)
+            try:
+                return await self._relayed(server, method, body, call)
+            except grpc.aio.AioRpcError:
+                if request.version:
+                    raise
+                # It has let go of the model in this very moment.
         config, versions = await asyncio.to_thread(self._published, request.name)
         return _bytes(cold(config, versions))
 
