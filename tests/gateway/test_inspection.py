@@ -38,6 +38,16 @@ async def test_of_a_model_in_memory_triton_tells_and_of_a_cold_one_the_repositor
 
 
 @pytest.mark.parametrize("page", PAGES)
+async def test_a_model_that_leaves_in_the_moment_it_is_asked_about_is_a_cold_one(page):
+    triton = FakeTriton([(404, "Request for unknown model: 'one' has no available versions")])
+    async with fronted(triton) as gateway:
+        gateway.fleet.ready.add("one")
+        status, _, headers = await gateway.status("GET", f"/v2/models/one{page}")
+        assert (status, headers["tritonfleet-residency"]) == (200, "cold")
+        assert len(triton.seen) == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
 async def test_a_version_that_nobody_published_is_404(page):
     async with fronted(FakeTriton()) as gateway:
         status, said, _ = await gateway.status("GET", f"/v2/models/one/versions/9{page}")
