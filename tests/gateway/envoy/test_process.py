@@ -30,7 +30,9 @@ async def program():
 
 @pytest.fixture
 def folder(tmp_path):
-    return files.run_folder(tmp_path)
+    folder = files.run_folder(tmp_path)
+    yield folder
+    files.remove(folder)
 
 
 @pytest.fixture
