@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -26,6 +26,7 @@ from tritonfleet.gateway.envoy.program import find_program
 from tritonfleet.spec.traffic import LimitsSpec
 
 MODELS = ("bert", "vit")
+Ask = Callable[["Gateway"], Coroutine[None, None, "str | None"]]
 NOBODY = ServerAddress("gpu0", "127.0.0.1:1", "127.0.0.1:1")
 
 
@@ -179,6 +180,13 @@ class Gateway:
         while not any(key.startswith("resident") for key in await self.plane.admin.runtime()):
             pass
 
+    async def place(self, ask: Ask) -> asyncio.Task[str | None]:
+        """A request that is answered, or that has come to Triton."""
+        before = self.triton.running
+        asking = asyncio.create_task(ask(self))
+        await until(lambda: asking.done() or self.triton.running > before)
+        return asking
+
     async def reach(self, who: str, model: str = "bert") -> None:
         """Asks until it is that one who answers."""
         while await self.ask(model) != who:
@@ -277,14 +285,15 @@ async def test_a_model_is_withdrawn_once_its_requests_are_answered_and_not_later
     gateway.triton.gate = asyncio.Event()
     for model in MODELS:
         gateway.plane.publish(model, "gpu0")
-    await gateway.open()
-    asking = [asyncio.create_task(ask(gateway)) for _ in range(3)]
-    await until(lambda: gateway.triton.running == 3)
+    asking = []
+    while gateway.triton.running < 3:
+        asking.append(await gateway.place(ask))
     assert await gateway.plane.in_flight() == {"bert": 3}
     await asyncio.wait_for(gateway.plane.withdraw("vit"), 10)  # which has none
     withdrawing = asyncio.create_task(gateway.plane.withdraw("bert"))
-    while await gateway.ask() != "activator":
-        pass
+    while not (last := await gateway.place(Gateway.ask)).done():
+        asking.append(last)
+    assert last.result() == "activator"
     assert not withdrawing.done()
     gateway.triton.gate.set()
     await asyncio.gather(withdrawing, *asking)
