@@ -24,6 +24,7 @@ _STATUS_UNSTABLE = 2  # measured: no file is written then
 _UNSTABLE = "Failed to obtain stable measurement"
 _REQUESTS = re.compile(r"^\s*Request count:\s*(\d+)\s*$", re.MULTILINE)
 _TAIL_LINES = 15
+_SPARE_S = 60.0
 
 Protocol = Literal["http", "grpc"]
 
@@ -41,6 +42,11 @@ class Load:
     windows: int = 10
     """Windows it may take until they do not."""
     protocol: Protocol = "http"
+
+    @property
+    def limit_s(self) -> float:
+        """How long a run may take, the tool's own computing included."""
+        return _SPARE_S + 3 * self.windows * self.window_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,19 @@ class Files:
 async def run(program: Program, load: Load, address: str, data: Mapping[str, Any]) -> Measurement:
     """One run against ``address`` (host:port), with ``data`` in the tool's own format.
 
-    Raises AnalyzerFailed with the end of its output, Unstable when it gave up on the windows.
+    Raises AnalyzerFailed with the end of its output, Unstable when it gave up on the windows, or
+    had not done with them in three times the time they should take: it goes on asking while it
+    computes what it has seen, takes the square of that for it, and with more than some 15,000
+    answers a second never catches up (2.50, measured). Shorter windows help.
     """
     name = f"{load.model} at {address}, {load.protocol}, concurrency {load.concurrency}"
     with tempfile.TemporaryDirectory(prefix="tritonfleet-perf-") as scratch:
         files = Files.under(Path(scratch), data)
-        status, output = await _execute(program, arguments(load, address, files))
+        try:
+            command = arguments(load, address, files)
+            status, output = await asyncio.wait_for(_execute(program, command), load.limit_s)
+        except asyncio.TimeoutError as error:
+            raise Unstable(name, f"it was not done after {load.limit_s:g} s") from error
         _check_status(name, status, output)
         return parse(name, output, files.read_report())
 

@@ -6,6 +6,7 @@ import itertools
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fleet_perf import analyzer
@@ -73,6 +74,16 @@ async def test_windows_that_never_settle_are_unstable(tmp_path):
     program = imitation(tmp_path, "unstable.txt", 2)
     with pytest.raises(Unstable, match=r"m at 127\.0\.0\.1:1, http, concurrency 4"):
         await analyzer.run(program, Load("m", 4), "127.0.0.1:1", DATA)
+
+
+async def test_a_tool_that_never_gets_done_is_ended_and_unstable(tmp_path, monkeypatch):
+    program = imitation(tmp_path, "stable.txt", 0)
+    ended = tmp_path / "ended"
+    program.path.write_text(f'#!/bin/sh\necho $$ > "{ended}"\nexec sleep 600\n')
+    monkeypatch.setattr(analyzer, "_SPARE_S", 0)
+    with pytest.raises(Unstable, match="not done after 3 s"):
+        await analyzer.run(program, Load("m", 4, window_ms=100), "127.0.0.1:1", DATA)
+    assert not psutil.pid_exists(int(ended.read_text()))
 
 
 @pytest.mark.parametrize(

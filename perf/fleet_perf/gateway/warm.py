@@ -29,6 +29,8 @@ from tritonfleet.errors import FleetError, PerfError, Unstable
 PROTOCOLS: tuple[Protocol, ...] = ("http", "grpc")
 GATEWAY, DIRECT = "gateway", "direct"
 _ATTEMPTS = 2
+_SMALL_WINDOW_MS = 200
+"""At 20,000 answers a second perf_analyzer does not get over longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,11 @@ class _Measuring:
         return Run(measurement, requests, cpu, seen_after - seen)
 
     def _load(self, cell: CellName) -> Load:
+        longest_ms = _SMALL_WINDOW_MS if cell.model == models.SMALL else self._effort.window_ms
         return Load(
             cell.model,
             cell.concurrency,
-            window_ms=self._effort.window_ms,
+            window_ms=min(longest_ms, self._effort.window_ms),
             stability_percentage=self._effort.stability_percentage,
             protocol=cell.protocol,
         )
