@@ -415,19 +415,15 @@ async def test_only_those_who_manage_load_and_change_settings(tmp_path, triton):
         assert [one.name for one in seen.models] == ["bert"]
 
 
-async def test_shared_memory_is_registered_with_every_server_and_with_a_restarted_one(
-    tmp_path, triton
-):
+async def test_shared_memory_is_registered_with_every_server(tmp_path, triton):
     region = service_pb2.SystemSharedMemoryRegisterRequest(name="r", key="/k", byte_size=8)
     async with fronting(tmp_path, triton) as fronted:
         await fronted.stub.SystemSharedMemoryRegister(region)
         assert triton.metadata[0]["triton-grpc-protocol-admin"] == "hush"
-        await fronted.front.restore("gpu0")
-        assert triton.seen == [region, region]
+        assert triton.seen == [region]
         gone = service_pb2.SystemSharedMemoryUnregisterRequest(name="r")
         await fronted.stub.SystemSharedMemoryUnregister(gone)
-        await fronted.front.restore("gpu0")
-        assert triton.seen == [region, region, gone]
+        assert triton.seen == [region, gone]
 
 
 async def test_a_region_that_one_server_refuses_is_registered_nowhere(tmp_path, triton):

@@ -74,10 +74,12 @@ async def test_a_request_keeps_its_id_or_gets_one_and_the_client_is_told():
         assert metadata["x-request-id"] == "mine"
 
 
-async def test_envoy_does_not_name_itself():
-    async with stage("bert", residency=BERT) as on:
+@pytest.mark.parametrize("residency", [BERT, {}], ids=["warm", "cold"])
+async def test_nobody_names_the_software_that_answers(residency):
+    async with stage("bert", residency=residency) as on:
         headers = (await on.post("bert")).headers
-        assert not any("envoy" in f"{name} {value}".lower() for name, value in headers.items())
+        said = " ".join(f"{name} {value}" for name, value in headers.items()).lower()
+        assert not any(word in said for word in ("envoy", "aiohttp", "server"))
 
 
 # -- sizes -----------------------------------------------------------------------------------------

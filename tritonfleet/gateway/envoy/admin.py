@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -100,11 +99,6 @@ class Admin:
             if "socket_address" in listener["local_address"]
         }
 
-    async def server_info(self) -> Mapping[str, Any]:
-        """Version, state, uptime and how it was started."""
-        info: Mapping[str, Any] = json.loads(await self._get("/server_info"))
-        return info
-
     async def reopen_logs(self) -> None:
         """Access logs that were renamed are begun anew."""
         await self._post("/reopen_logs")
@@ -113,10 +107,6 @@ class Admin:
         """Closes the listeners, and each connection behind its next answer."""
         await self._post("/healthcheck/fail")
         await self._post("/drain_listeners")
-
-    async def quit(self) -> None:
-        """Ends Envoy, whatever is under way."""
-        await self._post("/quitquitquit")
 
     async def _get(self, path: str, **query: str) -> bytes:
         _, body = await self._call("GET", path, query)

@@ -74,7 +74,8 @@ def _of_clients(plan: GatewayPlan) -> Json:
     return {
         **{key: value for wish in wishes for key, value in wish.items()},
         "typed_per_filter_config": filters,
-        "response_headers_to_remove": [ABSENT_HEADER, OVERLOADED_HEADER],
+        # Triton does not name itself; the activator's library would.
+        "response_headers_to_remove": [ABSENT_HEADER, OVERLOADED_HEADER, "server"],
     }
 
 

@@ -104,16 +104,6 @@ class Administration:
         """The regions of GPUs that are registered: every server knows the same."""
         return await self._on_all(self._sharing(call)[:1], "CudaSharedMemoryStatus", body)
 
-    async def restore(self, server: str) -> None:
-        """Tells a restarted server of every region that it still takes."""
-        for region in self._shared_memory.regions:
-            method, body = _METHODS[region.kind] + "Register", _registration(region)
-            try:
-                await self._channels.administer(server, method, body)
-            except grpc.aio.AioRpcError as error:
-                # Its owner has removed it meanwhile; requests that name it are refused by Triton.
-                log.warning("region=%s server=%s: %s", region.name, server, error.details())
-
     async def _register(self, region: Region, body: bytes, call: Call) -> bytes:
         """Registers a region with every server, or with none."""
         done: list[str] = []
@@ -157,20 +147,6 @@ def _up(servers: tuple[str, ...]) -> tuple[str, ...]:
     if not servers:
         raise ServerUnreachable("any", "its address: none is up", sent=False)
     return servers
-
-
-def _registration(region: Region) -> bytes:
-    """The request that registers a region."""
-    shared = {"name": region.name, "byte_size": region.byte_size}
-    if region.kind == "system":
-        request = service_pb2.SystemSharedMemoryRegisterRequest(
-            key=region.key, offset=region.offset, **shared
-        )
-    else:
-        request = service_pb2.CudaSharedMemoryRegisterRequest(
-            raw_handle=region.raw_handle, device_id=region.device_id, **shared
-        )
-    return bytes(request.SerializeToString())
 
 
 def _unregistration(name: str) -> bytes:

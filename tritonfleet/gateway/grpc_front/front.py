@@ -83,10 +83,6 @@ class GrpcFront:
         await self._streams.close()
         await self._channels.close()
 
-    async def restore(self, server: str) -> None:
-        """Tells a tritonserver that has been restarted what the last one under its name knew."""
-        await self._administration.restore(server)
-
     def _methods(self) -> dict[str, Method]:
         methods = {f"/{SERVICE}/{name}": _unary(handle) for name, handle in self._unary().items()}
         methods[f"/{SERVICE}/{STREAM_INFER}"] = _bidirectional(self._streams.relay)
