@@ -252,10 +252,11 @@ def fields(**more):
         "te": "trailers",
     }
     block.update({name.replace("__", ":").replace("_", "-"): text for name, text in more.items()})
-    return b"".join(_field(name, text) for name, text in block.items() if text is not None)
+    return b"".join(field(name, text) for name, text in block.items() if text is not None)
 
 
-def _field(name, text):
+def field(name, text):
+    """One header, written out in full."""
     return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(text),)) + text.encode()
 
 

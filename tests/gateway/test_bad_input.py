@@ -36,6 +36,7 @@ from tests.gateway.rough import (
     declared,
     ending,
     exchange,
+    field,
     fields,
     frame,
     infer_message,
@@ -428,19 +429,35 @@ def test_wrong_framing_ends_its_stream_or_its_connection(served, state, frames):
     assert ending(served.grpc_address, *frames) in ("answered", "reset", "goaway", "closed")
 
 
-UNREADABLE = {"grpc_timeout": "soon", "grpc_encoding": "zip", "foo_bin": "!!!*", "te": "gzip"}
+UNREADABLE = [
+    ("grpc-timeout", "soon"),
+    ("grpc-timeout", "123456789S"),
+    ("grpc-encoding", "zip"),
+    ("foo-bin", "!!!*"),
+    ("foo-bin", "YR=="),
+    ("grpc-previous-rpc-attempts", "x"),
+    ("te", "gzip"),
+]
 
 
-@pytest.mark.parametrize("state", ["load", "unload"])
-@pytest.mark.parametrize("header", UNREADABLE.items(), ids=UNREADABLE)
-def test_a_header_that_cannot_be_read_fails_its_own_call_alone(served, channel, state, header):
-    served.call("POST", f"/v2/repository/models/two/{state}")
-    for _ in range(12):  # on some connection of each of Envoy's workers
-        ending(served.grpc_address, opened(**dict([header])), said(message(WELL)))
-    for number in range(30):
-        options = {"timeout": 20 + number / 7, "metadata": [("foo-bin", b"abc")]}
-        compression = grpc.Compression.Gzip if number % 2 else None
-        unary(channel, "ModelInfer")(WELL, **options, compression=compression)
+@pytest.mark.parametrize("trailing", [False, True], ids=["in front", "behind"])
+@pytest.mark.parametrize("header", UNREADABLE, ids=": ".join)
+def test_a_header_that_cannot_be_read_fails_its_own_call_alone(served, channel, trailing, header):
+    more = field(*header)
+    if trailing:
+        end = frame(HEADERS, more, flags=END_HEADERS | END_STREAM, stream=1)
+        frames = [opened(), frame(DATA, message(WELL), stream=1), end]
+    else:
+        begin = frame(HEADERS, fields(te=None) + more, flags=END_HEADERS, stream=1)
+        frames = [begin, said(message(WELL))]
+    for state in ("load", "unload"):
+        served.call("POST", f"/v2/repository/models/two/{state}")
+        for _ in range(12):  # on some connection of each of Envoy's workers
+            ending(served.grpc_address, *frames)
+        for number in range(30):
+            options = {"timeout": 20 + number / 7, "metadata": [("foo-bin", b"abc")]}
+            compression = grpc.Compression.Gzip if number % 2 else None
+            unary(channel, "ModelInfer")(WELL, **options, compression=compression)
 
 
 # -- JSON and tensors ------------------------------------------------------------------------------

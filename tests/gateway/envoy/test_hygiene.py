@@ -53,6 +53,14 @@ async def test_headers_of_ours_and_of_envoys_are_not_believed_from_outside():
             assert headers.get("x-envoy-retry-on") is None
 
 
+async def test_binary_metadata_is_not_passed_on_and_the_rest_is():
+    async with stage("bert", residency=BERT) as on:
+        for model, backend in (("bert", on.triton), ("unknown", on.activator)):
+            await on.call(infer_request(model), trace_bin=b"x", traceparent="00-1")
+            assert "trace-bin" not in backend.calls[0].metadata
+            assert backend.calls[0].metadata["traceparent"] == "00-1"
+
+
 async def test_a_direct_answer_says_warm_and_the_activators_word_stands():
     async with stage("bert", residency=BERT) as on:
         assert (await on.post("bert")).headers["tritonfleet-residency"] == "warm"

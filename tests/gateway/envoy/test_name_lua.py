@@ -11,7 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-SCRIPT = files("tritonfleet.gateway.envoy").joinpath("lua", "name.lua").read_text("utf-8")
+SCRIPT = "\n".join(
+    files("tritonfleet.gateway.envoy").joinpath("lua", name).read_text("utf-8")
+    for name in ("readable.lua", "name.lua")
+)
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 HEADER = "x-tritonfleet-model"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)

@@ -246,10 +246,6 @@ def _http2(one_at_a_time: bool) -> Json:
     options: Json = {
         "initial_stream_window_size": STREAM_WINDOW_BYTES,
         "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
-        # Many callers share a connection. gRPC's core keeps a header that it cannot read, such as
-        # a malformed grpc-timeout, in the table of headers, and then fails every request whose
-        # header refers to that entry, whoever sends it. Without a table each is read by itself.
-        "hpack_table_size": 0,
     }
     if one_at_a_time:
         options["max_concurrent_streams"] = 1

@@ -30,11 +30,13 @@ _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConn
 _MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 _LUA = "envoy.extensions.filters.http.lua.v3.Lua"
 _BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
+_HEADERS = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 _RESERVED = ("x-tritonfleet-", "x-envoy-")
 """What Envoy and the activator tell each other; from outside it would change timeouts, retries and
 who is believed to call."""
+_ANSWERS_ONLY = ("grpc-status", "grpc-retry-pushback-ms", "grpc-internal-encoding-request")
 _CONNECTION_BUFFER_BYTES = 2**20
 _HEADERS_S = 10.0
 _UPLOAD_S = 300.0
@@ -112,7 +114,7 @@ def _of_clients(plan: GatewayPlan, protocol: Protocol, inline: bool) -> Json:
         "local_reply_config": local_reply_config(plan, protocol),
         "access_log": access_log(plan, protocol),
         "use_remote_address": True,
-        "early_header_mutation_extensions": [_without_reserved()],
+        "early_header_mutation_extensions": [_hygiene(protocol)],
         "always_set_request_id_in_response": True,
         "request_headers_timeout": seconds(_HEADERS_S),
         # A stream of gRPC may go on sending for hours; there, the routes set a limit.
@@ -151,15 +153,23 @@ def _http2() -> Json:
     }
 
 
-def _without_reserved() -> Json:
-    """Takes from what comes in the headers that only we may set."""
-    mutations = [
-        {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
-        for prefix in _RESERVED
-    ]
+def _hygiene(protocol: Protocol) -> Json:
+    """Takes from what comes in the headers that only we may set.
+
+    And from calls of gRPC what readable.lua would else have to look for: headers of answers, and
+    binary ones, which Triton does not use.
+    """
+    mutations = [_remove(prefix=prefix) for prefix in _RESERVED]
+    if protocol == "grpc":
+        mutations += [{"remove": name} for name in _ANSWERS_ONLY]
+        mutations.append(_remove(suffix="-bin"))
     return extension(
         "envoy.http.early_header_mutation.header_mutation", _MUTATION, mutations=mutations
     )
+
+
+def _remove(**match: str) -> Json:
+    return {"remove_on_match": {"key_matcher": {**match, "ignore_case": True}}}
 
 
 # -- filters ---------------------------------------------------------------------------------------
@@ -180,9 +190,19 @@ def _message(plan: GatewayPlan, protocol: Protocol) -> list[Json]:
     """Waits for the whole message, and in gRPC reads the model's name from it."""
     buffer = extension(BUFFER_FILTER, _BUFFER, max_request_bytes=plan.max_request_bytes)
     if protocol == "grpc":
-        return [buffer, _lua("name.lua")]
+        return [buffer, _without_trailers(), _lua("readable.lua", "name.lua")]
     # The route was chosen before it was known who calls.
     return [buffer, _lua("again.lua")] if plan.access.batch_tenants else [buffer]
+
+
+def _without_trailers() -> Json:
+    """No client of gRPC sends any, and unreadable ones would do harm as such headers do."""
+    every = {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": ".*"}}}}
+    return extension(
+        "envoy.filters.http.header_mutation",
+        _HEADERS,
+        mutations={"request_trailers_mutations": [every]},
+    )
 
 
 def _router(protocol: Protocol) -> Json:
@@ -197,6 +217,8 @@ def _router(protocol: Protocol) -> Json:
     )
 
 
-def _lua(script: str) -> Json:
-    text = files("tritonfleet.gateway.envoy").joinpath("lua", script).read_text("utf-8")
+def _lua(*scripts: str) -> Json:
+    """One filter: each costs as much again."""
+    folder = files("tritonfleet.gateway.envoy").joinpath("lua")
+    text = "\n".join(folder.joinpath(script).read_text("utf-8") for script in scripts)
     return extension(LUA_FILTER, _LUA, default_source_code={"inline_string": text})

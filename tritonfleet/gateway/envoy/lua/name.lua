@@ -1,6 +1,6 @@
 -- Reads the model's name from a ModelInferRequest into the header by which the route is chosen.
 -- Where anything is out of the ordinary it says nothing: such a request goes to the activator,
--- which has a complete parser.
+-- which has a complete parser. Before that it refuses what readable.lua does not let pass.
 local MODEL = "x-tritonfleet-model"
 local METHOD = "/inference.GRPCInferenceService/ModelInfer"
 local FRAME_BYTES, HEAD_BYTES, STEP_BYTES = 5, 512, 24
@@ -102,6 +102,11 @@ local function insert(handle, body, version)
 end
 
 function envoy_on_request(handle)
+  local wrong = unreadable(handle:headers())
+  if wrong then
+    handle:respond({ [":status"] = "400" }, "The header " .. wrong .. " cannot be read.")
+    return
+  end
   if handle:headers():get(":path") ~= METHOD then return end
   local body = handle:body()
   if not body then return end
