@@ -354,6 +354,15 @@ def test_a_cold_model_says_so_over_grpc(served):
     assert residency() == "warm"
 
 
+def test_probes_of_grpc_are_answered(served):
+    with tritonclient.grpc.grpc.insecure_channel(served.grpc_address) as channel:
+        serving = b"\x08\x01"
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10) == serving
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10)
+        assert next(watch) == serving
+        watch.cancel()
+
+
 def test_ids_of_requests_come_back(served):
     for bring in (unload, load):
         bring(served, "adder")

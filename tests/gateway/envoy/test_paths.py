@@ -7,7 +7,7 @@ import gzip
 import grpc
 import pytest
 
-from tests.gateway.envoy.backends import infer_request
+from tests.gateway.envoy.backends import INFER, SERVICE, infer_request
 from tests.gateway.envoy.stage import abort, error, stage, until
 from tritonfleet.gateway.envoy.plan import (
     MIRROR_HEADER,
@@ -61,6 +61,20 @@ async def test_a_change_of_residency_moves_the_next_request():
 async def test_only_inference_goes_directly(path, by):
     async with stage("bert", residency=BERT) as on:
         assert (await on.post(path)).by == by
+
+
+async def test_a_call_of_grpc_at_the_port_of_http_is_a_page_like_any_other():
+    async with stage("bert", residency=BERT) as on:
+        assert (await on.post(INFER)).by == "activator"
+        assert (on.triton.calls, on.activator.calls) == ([], [])
+
+
+async def test_every_call_of_grpc_is_the_activators_that_is_no_inference():
+    async with stage("bert", residency=BERT) as on:
+        for path in ("/grpc.health.v1.Health/Check", SERVICE + "ServerReady", "/any.Service/It"):
+            await on.channel.unary_unary(path)(b"")
+            assert on.activator.calls[-1].method == path
+        assert on.activator.requests == on.triton.calls == []
 
 
 async def test_no_management_of_triton_is_reached_from_outside():

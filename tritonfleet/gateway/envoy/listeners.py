@@ -13,7 +13,7 @@ from tritonfleet.gateway.envoy.clusters import (
     inner_socket,
 )
 from tritonfleet.gateway.envoy.logs import access_log
-from tritonfleet.gateway.envoy.plan import GatewayPlan
+from tritonfleet.gateway.envoy.plan import PROTOCOL_HEADER, GatewayPlan
 from tritonfleet.gateway.envoy.replies import local_reply_config
 from tritonfleet.gateway.envoy.routes import (
     BUFFER_FILTER,
@@ -156,13 +156,14 @@ def _http2() -> Json:
 def _hygiene(protocol: Protocol) -> Json:
     """Takes from what comes in the headers that only we may set.
 
-    And from calls of gRPC what readable.lua would else have to look for: headers of answers, and
-    binary ones, which Triton does not use.
+    And from calls of gRPC, which are marked as such, what readable.lua would else have to look for:
+    headers of answers, and binary ones, which Triton does not use.
     """
     mutations = [_remove(prefix=prefix) for prefix in _RESERVED]
     if protocol == "grpc":
         mutations += [{"remove": name} for name in _ANSWERS_ONLY]
         mutations.append(_remove(suffix="-bin"))
+        mutations.append({"append": {"header": {"key": PROTOCOL_HEADER, "value": "grpc"}}})
     return extension(
         "envoy.http.early_header_mutation.header_mutation", _MUTATION, mutations=mutations
     )

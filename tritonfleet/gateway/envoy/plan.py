@@ -15,6 +15,8 @@ from tritonfleet.spec.traffic import LatencyClass, LimitsSpec, RateSpec
 
 MODEL_HEADER = "x-tritonfleet-model"
 """The model of a gRPC request, as Envoy has read it from the message."""
+PROTOCOL_HEADER = "x-tritonfleet-protocol"
+"""'grpc' on what came in at the port of gRPC: its path could be written by anyone at the other."""
 TENANT_HEADER = "x-tritonfleet-tenant"
 """Who calls, once that is proved. Envoy removes it from whatever comes in."""
 CLASS_HEADER = "tritonfleet-class"

@@ -22,6 +22,7 @@ from tritonfleet.gateway.envoy.plan import (
     MIRROR_HEADER,
     MODEL_HEADER,
     OVERLOADED_HEADER,
+    PROTOCOL_HEADER,
     RESIDENCY_HEADER,
     GatewayPlan,
     ModelPlan,
@@ -94,9 +95,9 @@ def _table(plan: GatewayPlan, inner: bool) -> Json:
     about = _by_path({model.name: _routes([_plain(plan, "http", model)]) for model in models})
     asked = _by_path({model.name: _http(plan, model, inner) for model in models})
     cases = [
-        (_path_is({"prefix": GRPC_SERVICE}), _by_model(plan, models, inner)),
+        (_header_is(PROTOCOL_HEADER, {"exact": "grpc"}), _by_model(plan, models, inner)),
         (
-            _path_is({"safe_regex": {"google_re2": {}, "regex": _INFERENCE}}),
+            _header_is(":path", {"safe_regex": {"google_re2": {}, "regex": _INFERENCE}}),
             {**asked, "on_no_match": rest},
         ),
     ]
@@ -124,8 +125,8 @@ def _by_model(plan: GatewayPlan, models: list[ModelPlan], inner: bool) -> Json:
     return {"matcher_tree": {"input": header, "exact_match_map": {"map": names}}, **rest}
 
 
-def _path_is(match: Json) -> Json:
-    return {"single_predicate": {"input": _header_input(":path"), "value_match": match}}
+def _header_is(name: str, match: Json) -> Json:
+    return {"single_predicate": {"input": _header_input(name), "value_match": match}}
 
 
 def _routes(routes: list[Json]) -> Json:
