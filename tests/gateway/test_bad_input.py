@@ -161,6 +161,10 @@ def test_malformed_http_is_refused_and_reaches_nobody(served, port, text):
     assert activator(served)["requests"] == before
 
 
+def test_what_stands_behind_a_chunk_is_not_passed_over(served):
+    assert exchange(served.address, MALFORMED["a chunk without its end"]) == 400
+
+
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.0\r\nHost: x"])
 def test_http_1_0_is_told_to_upgrade(served, version):
     assert exchange(served.address, b"GET /v2/health/live " + version + b"\r\n\r\n") == 426

@@ -16,7 +16,14 @@ _MAX_CONNECTIONS = 16_384
 _HEAP_BYTES = 2 * 2**30
 _HEAP_BODIES = 32
 # Envoy warns of expressions that would be slow in other engines; ours hold whole names.
-_BASE: Json = {"name": "base", "static_layer": {"re2.max_program_size.error_level": 10_000}}
+_BASE: Json = {
+    "name": "base",
+    "static_layer": {
+        "re2.max_program_size.error_level": 10_000,
+        # Else what stands behind a chunk's size is passed over, and the request taken for whole.
+        "envoy.reloadable_features.strict_chunk_parsing": True,
+    },
+}
 _STATS = (
     r"cluster\..*\.upstream_rq_(active|total|pending_active|pending_overflow)$",
     r"cluster\.(activator|inner)/.*",
