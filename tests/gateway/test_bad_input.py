@@ -464,6 +464,20 @@ def test_a_header_that_cannot_be_read_fails_its_own_call_alone(served, channel, 
             unary(channel, "ModelInfer")(WELL, **options, compression=compression)
 
 
+@pytest.mark.parametrize("header", ["grpc-timeout: 1S", "grpc-encoding: gzip"])
+def test_the_second_of_two_headers_is_looked_at_as_well(served, channel, header):
+    assert served.add("two")[0] == 200
+    name, well = header.split(": ")
+    more = field(name, well) + field(name, "wrong")
+    begin = frame(HEADERS, fields() + more, flags=END_HEADERS, stream=1)
+    before = runs(served, "two")
+    for _ in range(12):
+        ending(served.grpc_address, begin, said(message(WELL)))
+    assert runs(served, "two") == before
+    for number in range(10):
+        unary(channel, "ModelInfer")(WELL, timeout=20 + number, compression=grpc.Compression.Gzip)
+
+
 # -- JSON and tensors ------------------------------------------------------------------------------
 
 BODIES = {

@@ -20,7 +20,7 @@ _BASE: Json = {
     "name": "base",
     "static_layer": {
         "re2.max_program_size.error_level": 10_000,
-        # Else what stands behind a chunk's size is passed over, and the request taken for whole.
+        # Else what a chunk holds beyond its size is passed over, and the request taken for whole.
         "envoy.reloadable_features.strict_chunk_parsing": True,
     },
 }
