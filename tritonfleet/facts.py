@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tritonfleet.controller.ledger import ModelFacts, ServerFacts
 from tritonfleet.controller.versions import sequence_idle_s
-from tritonfleet.errors import InvalidModelConfig
+from tritonfleet.errors import InvalidModelConfig, InvalidSpec, Problem
 from tritonfleet.gateway.access_plan import tenants_of
 from tritonfleet.gateway.envoy.plan import (
     Access,
@@ -22,10 +23,11 @@ from tritonfleet.orders import ServerLink
 from tritonfleet.server.layout import CONFIG_NAME
 from tritonfleet.server.pbtxt import parse_config
 from tritonfleet.settings import Settings
-from tritonfleet.spec import FleetSpec
+from tritonfleet.spec import FleetSpec, ServerSpec
 
 ACCESS_LOG = "access.log"
 """Beside the logs of the servers."""
+_ADDRESS = re.compile(r"[^\s,/]+:\d{1,5}")
 
 
 def model_facts(
@@ -54,6 +56,43 @@ def _state_idle_s(repository: Path, model: str) -> float:
         if "sequence_batching" in text:
             return sequence_idle_s(parse_config(model, text))
     return 0.0
+
+
+def deployed(servers: Iterable[ServerSpec], settings: Settings) -> tuple[ServerSpec, ...]:
+    """The servers as this process gets them: attached ones by address, others by its launcher.
+
+    Raises InvalidSpec for an attached server that the fleet does not have, or a bad address.
+    """
+    declared = tuple(servers)
+    names = [server.name for server in declared]
+    problems = tuple(
+        Problem(f"attach: {name}", f"there is no server '{name}'", suggestion=", ".join(names))
+        for name in settings.attach
+        if name not in names
+    )
+    if problems:
+        raise InvalidSpec("the settings", problems)
+    return tuple(_deployed(server, settings) for server in declared)
+
+
+def _deployed(server: ServerSpec, settings: Settings) -> ServerSpec:
+    if addresses := settings.attach.get(server.name):
+        http, grpc, metrics = _attached(server.name, addresses)
+        secret = settings.admin_secret or server.admin_secret
+        found = {"launcher": "external", "http_url": http, "grpc_url": grpc}
+        return server.model_copy(update={**found, "metrics_url": metrics, "admin_secret": secret})
+    if settings.launcher and server.launcher != "external":
+        return server.model_copy(update={"launcher": settings.launcher})
+    return server
+
+
+def _attached(name: str, addresses: str) -> tuple[str, str, str | None]:
+    parts = [part.strip() for part in addresses.split(",")]
+    if len(parts) not in (2, 3) or not all(_ADDRESS.fullmatch(part) for part in parts):
+        wanted = "'host:port,host:port' for HTTP and gRPC, perhaps a third for metrics"
+        problem = Problem(f"attach: {name}", f"{addresses!r} is not {wanted}")
+        raise InvalidSpec("the settings", (problem,))
+    return parts[0], parts[1], parts[2] if len(parts) == 3 else None
 
 
 def server_facts(spec: FleetSpec, settings: Settings) -> list[ServerFacts]:

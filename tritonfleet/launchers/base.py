@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tritonfleet.server.endpoint import Endpoint
 from tritonfleet.server.events import ModelEvents
-from tritonfleet.settings import OnnxruntimeBackend
+from tritonfleet.settings import DEFAULT_RELEASE, OnnxruntimeBackend
+from tritonfleet.spec.containers import ContainerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class LaunchOptions:
     http_url: str | None = None
     """``host:port`` of a server that runs already."""
     grpc_url: str | None = None
+    metrics_url: str | None = None
+    admin_secret: str | None = field(default=None, repr=False)
+    """Of a server that runs already; where it is given, a header opens its restricted APIs."""
+    container: ContainerSpec = field(default_factory=ContainerSpec)
+    image: str | None = None
+    """Of containers that name none of their own; NVIDIA's where None."""
+    triton_release: str = DEFAULT_RELEASE
 
 
 @runtime_checkable

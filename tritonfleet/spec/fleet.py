@@ -18,10 +18,17 @@ from pydantic import (
 
 from tritonfleet.settings import Settings
 from tritonfleet.spec.base import ModelName, Spec, overlay
+from tritonfleet.spec.containers import ContainerSpec
 from tritonfleet.spec.export import ExportSpec
 from tritonfleet.spec.serving import BUILT_IN_PROFILES, ServingSpec
 from tritonfleet.spec.sources import EnsembleSource, Source
-from tritonfleet.spec.traffic import AccessSpec, LimitsSpec, MirrorSpec, RolloutSpec
+from tritonfleet.spec.traffic import (
+    AccessSpec,
+    LimitsSpec,
+    MirrorSpec,
+    RolloutSpec,
+    SecretReference,
+)
 from tritonfleet.units import Bytes, parse_bytes
 
 LabelValue = Annotated[
@@ -120,6 +127,13 @@ class ServerSpec(Spec):
     launcher: str = Field("embedded", description="How it is started: a registered launcher.")
     http_url: str | None = Field(None, description="launcher external: host:port.")
     grpc_url: str | None = Field(None, description="launcher external: host:port.")
+    metrics_url: str | None = Field(None, description="launcher external: host:port, if known.")
+    admin_secret: SecretReference | None = Field(
+        None,
+        description="launcher external: what opens its restricted APIs, as env:NAME or file:PATH; "
+        "sent as the header 'tritonfleet-admin'.",
+    )
+    container: ContainerSpec = ContainerSpec()
 
     @property
     def budget(self) -> int:
