@@ -1,41 +1,18 @@
-"""Which releases load an ONNX file.
-
-The operator set and format columns were found by loading files with each release of ONNX Runtime;
-which Triton brings which is what the build script of each Triton release says.
-"""
+"""What an ONNX file asks for, and which releases load it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from repo_builder import onnx_files
+from tritonfleet.server.releases import ONNX_RUNTIMES, OnnxRuntime
 
 _CONTRIBUTED = "com.microsoft"
 
 
-class Release(NamedTuple):
-    """An ONNX Runtime, and the first Triton that brings it or a later one."""
-
-    onnxruntime: str
-    opset: int
-    ir_version: int
-    triton: str | None
-
-
-RELEASES = (
-    Release("1.16", 19, 9, "23.11"),
-    Release("1.17", 20, 9, "24.03"),
-    Release("1.18", 21, 10, "24.05"),
-    Release("1.21", 22, 10, "25.03"),
-    Release("1.23", 23, 11, "25.08"),
-    Release("1.24", 25, 13, "26.02"),
-    Release("1.26", 26, 13, "26.07"),
-    # Of the same sets; the first that runs ConvInteger on signed weights.
-    Release("1.31", 26, 13, None),
-)
 _SIGNED_CONVOLUTIONS = "1.31"
 # It brings ONNX Runtime 1.28.
 _NEWEST_TRITON = "26.08"
@@ -53,12 +30,13 @@ class Needs:
     """Whether it convolves signed 8-bit weights with activations quantized while running."""
 
 
-def oldest_release(needs: Needs) -> Release | None:
+def oldest_release(needs: Needs) -> OnnxRuntime | None:
     """The oldest release that loads such a file; None when none that is known does."""
-    from_ = _SIGNED_CONVOLUTIONS if needs.signed_convolutions else RELEASES[0].onnxruntime
+    from_ = _SIGNED_CONVOLUTIONS if needs.signed_convolutions else ONNX_RUNTIMES[0].onnxruntime
+    names = [release.onnxruntime for release in ONNX_RUNTIMES]
     able = (
         release
-        for release in RELEASES[[release.onnxruntime for release in RELEASES].index(from_) :]
+        for release in ONNX_RUNTIMES[names.index(from_) :]
         if needs.opset <= release.opset and needs.ir_version <= release.ir_version
     )
     return next(able, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from repo_builder.lint.findings import Expected, Finding
 
 _EXIT_FOUND = 1
+_VERSION = re.compile(r"\d+(\.\d+)+")
 _COLORS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
@@ -49,7 +51,7 @@ _COLORS = {"error": "red", "warning": "yellow", "info": "cyan"}
 @click.option(
     "--tensorrt",
     metavar="VERSION",
-    help="The server's TensorRT, such as 10.13.3, or the tag of a trtllm image of NVIDIA's.",
+    help="The server's TensorRT, such as 10.13.3, or the tag of an image of NVIDIA's.",
 )
 @click.option("--compute-capability", metavar="X.Y", help="Of the server's GPUs, such as 9.0.")
 @click.pass_context
@@ -104,8 +106,7 @@ def _repository(fleet: Path | None) -> Path:
 
 def _expected(server_resources: tuple[str, ...], **server: Any) -> Expected:
     from repo_builder.lint.findings import Expected
-    from repo_builder.lint.releases import onnx_runtime_of
-    from repo_builder.variants.tensorrt.stamp import tensorrt_of_image
+    from tritonfleet.server.releases import onnx_runtime_of
 
     resources = {}
     for given in server_resources:
@@ -119,8 +120,19 @@ def _expected(server_resources: tuple[str, ...], **server: Any) -> Expected:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="triton-release") from error
     if server["tensorrt"] is not None:
-        server["tensorrt"] = tensorrt_of_image(server["tensorrt"]) or server["tensorrt"]
+        server["tensorrt"] = _tensorrt(server["tensorrt"])
     return Expected(resources=resources, **server)
+
+
+def _tensorrt(given: str) -> str:
+    """TensorRT's version, also from a tag of NVIDIA's images."""
+    from tritonfleet.server.releases import RELEASES, image_tensorrt
+
+    known = image_tensorrt(given)
+    if known is None and (given in RELEASES or not _VERSION.fullmatch(given)):
+        cause = f"it is not known which TensorRT '{given}' has; its image tells as TRT_VERSION"
+        raise click.BadParameter(cause, param_hint="tensorrt")
+    return known or given
 
 
 def _document(path: Path, models: int, found: list[Finding]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from repo_builder.lint.backends import backend_of
 from repo_builder.lint.findings import Finding, Rule
 from tritonfleet.errors import InvalidModelConfig
 from tritonfleet.server.layout import CONFIG_NAME, model_versions
-from tritonfleet.server.pbtxt import ModelConfig, parse_config
+from tritonfleet.server.pbtxt import ModelConfig, parse_config, served_versions
 
 _LARGEST_CONFIG_BYTES = 8 << 20
 
@@ -44,13 +44,7 @@ class Subject:
     @property
     def served(self) -> tuple[int, ...]:
         """The versions that the version policy makes Triton load."""
-        policy = self.config.version_policy
-        if policy.HasField("all"):
-            return self.versions
-        if policy.HasField("specific"):
-            return tuple(v for v in self.versions if v in policy.specific.versions)
-        count = policy.latest.num_versions if policy.HasField("latest") else 1
-        return self.versions[-count:] if count else ()
+        return served_versions(self.config, self.versions)
 
     @property
     def batched(self) -> bool:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from repo_builder.compatibility import RELEASES, Needs, facts, oldest_release, read_needs
+from repo_builder.compatibility import Needs, facts, oldest_release, read_needs
+from tritonfleet.server.releases import ONNX_RUNTIMES
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_signed_convolutions_need_a_runtime_that_no_triton_brings_yet():
 
 @given(st.integers(7, 28), st.integers(3, 14), st.integers(0, 3), st.integers(0, 3))
 def test_a_file_that_asks_for_more_never_loads_earlier(opset, ir_version, more, newer):
-    order = [*RELEASES, None]
+    order = [*ONNX_RUNTIMES, None]
     less = oldest_release(Needs(opset, ir_version))
     assert order.index(less) <= order.index(oldest_release(Needs(opset + more, ir_version + newer)))
 

@@ -41,6 +41,17 @@ def read_config(repository: Path, model: str) -> Any:
         raise InvalidModelConfig(model, f"{path} cannot be read: {error.strerror}", hint) from error
 
 
+def served_versions(config: Any, versions: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a model's versions, ascending, that its version policy makes Triton load."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return versions
+    if policy.HasField("specific"):
+        return tuple(version for version in versions if version in policy.specific.versions)
+    count = policy.latest.num_versions if policy.HasField("latest") else 1
+    return versions[-count:] if count else ()
+
+
 def format_config(config: Any) -> str:
     """A ``ModelConfig`` as canonical text."""
     return str(text_format.MessageToString(config, use_short_repeated_primitives=True))

@@ -12,12 +12,12 @@ from repo_builder.config.tensors import made_by_triton
 from repo_builder.lint.backends import ENSEMBLE, PLATFORMS, artifact_name
 from repo_builder.lint.findings import Expected, Finding, Rule
 from repo_builder.lint.onnx_file import NotOnnx, OnnxFile, is_lfs_pointer, read_onnx
-from repo_builder.lint.releases import NEWEST, onnx_runtime_of
 from repo_builder.lint.repository import Subject
 from repo_builder.lint.rules.layout import unreadable
 from repo_builder.signature import ANONYMOUS, Shape, Tensor
 from tritonfleet.errors import InvalidModelConfig, did_you_mean
 from tritonfleet.server.pbtxt import datatype
+from tritonfleet.server.releases import NEWEST_ONNX_RUNTIME, onnx_runtime_of
 
 BACKEND = Rule("backend", "error", "no backend, or one that contradicts the platform")
 RUNTIME = Rule("runtime", "warning", "a configuration bound to one build of a backend")
@@ -154,7 +154,7 @@ def _onnx(subject: Subject, path: Path, place: str, expected: Expected) -> Itera
 
 def _too_new(file: OnnxFile, place: str, expected: Expected) -> Iterator[Finding]:
     release = expected.triton_release
-    runtime = onnx_runtime_of(release) if release else NEWEST
+    runtime = onnx_runtime_of(release) if release else NEWEST_ONNX_RUNTIME
     who = f"the ONNX Runtime of Triton {release}" if release else "any ONNX Runtime"
     for what, has, most in (
         ("opset", file.opset, runtime.opset),

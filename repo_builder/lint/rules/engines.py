@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from repo_builder.lint.findings import Expected, Finding, Rule
 from repo_builder.lint.repository import Subject
-from repo_builder.variants.tensorrt.stamp import (
+from tritonfleet.server.engines import (
     STAMP_NAME,
     ServerFacts,
     Stamp,

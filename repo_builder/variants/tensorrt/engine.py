@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from repo_builder.causes import first_line, last_lines
-from repo_builder.variants.tensorrt.profiles import Profile
 from tritonfleet.errors import VariantFailed
+from tritonfleet.server.engines import Profile
 from tritonfleet.spec.export import TensorRTVariant
 
 _QUOTED_LINES = 6

@@ -15,8 +15,9 @@ from repo_builder.signature import Signature
 from repo_builder.variants.tensorrt.engine import build_engine, can_choose_bf16
 from repo_builder.variants.tensorrt.machine import Machine, probe_machine, require
 from repo_builder.variants.tensorrt.profiles import optimization_profiles
-from repo_builder.variants.tensorrt.stamp import stamp, write_stamp
+from repo_builder.variants.tensorrt.stamp import stamp
 from tritonfleet.errors import VariantFailed
+from tritonfleet.server.engines import write_stamp
 from tritonfleet.spec.export import TensorRTVariant
 
 _SERVED_TYPES = ("FP32", "FP16", "INT8", "INT32", "INT64", "UINT8", "BOOL")

@@ -13,11 +13,10 @@ from typing import TypeAlias
 
 from repo_builder.signature import ANONYMOUS, Signature, Tensor
 from tritonfleet.errors import VariantFailed, did_you_mean
+from tritonfleet.server.engines import Profile
 from tritonfleet.spec.export import DimensionRange
 
 Sizes: TypeAlias = "tuple[int, ...]"
-Profile: TypeAlias = "dict[str, tuple[Sizes, Sizes, Sizes]]"
-"""For each input: min, opt, max."""
 Ranges: TypeAlias = "Mapping[str, DimensionRange]"
 
 _USUAL_SEQUENCE = 64

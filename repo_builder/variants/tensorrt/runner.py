@@ -14,8 +14,8 @@ from repo_builder.signature import Signature
 from repo_builder.variants.tensorrt.engine import make_log
 from repo_builder.variants.tensorrt.machine import Machine, probe_machine, require
 from repo_builder.variants.tensorrt.profiles import fitting_profile
-from repo_builder.variants.tensorrt.stamp import ServerFacts, Stamp, mismatch, read_stamp
 from tritonfleet.errors import VariantFailed
+from tritonfleet.server.engines import ServerFacts, Stamp, mismatch, read_stamp
 from tritonfleet.server.tensors import NUMPY_TYPES
 
 

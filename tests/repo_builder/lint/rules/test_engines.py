@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from repo_builder.lint.cli import lint
-from repo_builder.variants.tensorrt.stamp import Stamp, read_stamp, write_stamp
 from tests.repo_builder.lint.builders import PYTHON, found, write
+from tritonfleet.server.engines import Stamp, read_stamp, write_stamp
 
 GROUP = "instance_group [{ count: 1 }]"
 
@@ -41,6 +41,12 @@ def test_the_tag_of_an_image_says_which_tensorrt_a_server_has(engine, tag, statu
     write_stamp(engine / "1", replace(read_stamp(engine / "1"), tensorrt="10.13.3.9"))
     result = CliRunner().invoke(lint, [str(engine.parent), "--tensorrt", tag])
     assert result.exit_code == status, result.output
+
+
+@pytest.mark.parametrize("tag", ["25.08-py3", "25.08", "latest", "10", "31.01-trtllm-python-py3"])
+def test_an_image_of_which_nothing_is_known_is_no_version(engine, tag):
+    result = CliRunner().invoke(lint, [str(engine.parent), "--tensorrt", tag])
+    assert result.exit_code == 2 and "TRT_VERSION" in result.output
 
 
 def test_batches_beyond_every_profile_are_found(engine):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from repo_builder.variants.tensorrt.stamp import TRTLLM_IMAGES
 from tests.repo_builder.builders import fleet
+from tritonfleet.server.releases import RELEASES, TRTLLM_IMAGES, needed_driver
 from tritonfleet.spec.export import TensorRTVariant
 
 PAGE = (Path(__file__).parents[4] / "docs" / "tensorrt.md").read_text()
@@ -30,3 +30,11 @@ def test_its_table_of_images_is_the_code_s():
         first, last = (re.split(", | to ", releases) * 2)[:2]
         told |= {name: version for name in TRTLLM_IMAGES if first <= name <= max(first, last)}
     assert told == TRTLLM_IMAGES
+
+
+def test_its_table_of_releases_is_the_code_s():
+    told = re.findall(r"^\| (2\d\.\d\d(?: \| [\d.?]+){7}) \|$", PAGE, re.MULTILINE)
+    assert told == [
+        " | ".join(str(cell or "?") for cell in (*row[:3], needed_driver(row.name), *row[4:]))
+        for row in RELEASES.values()
+    ]

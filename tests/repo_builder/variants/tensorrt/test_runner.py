@@ -11,10 +11,11 @@ import pytest
 from repo_builder.exporters.base import VariantOrder
 from repo_builder.variants.tensorrt import TensorRTRunner, TensorRTVariantMaker
 from repo_builder.variants.tensorrt.machine import Gpu, Machine, probe_machine
-from repo_builder.variants.tensorrt.stamp import stamp, write_stamp
+from repo_builder.variants.tensorrt.stamp import stamp
 from tests.repo_builder.builders import signature
 from tests.repo_builder.variants.tensorrt.fake import linear_onnx
 from tritonfleet.errors import VariantFailed
+from tritonfleet.server.engines import write_stamp
 from tritonfleet.spec.export import TensorRTVariant
 
 SIGNATURE = signature("x FP32 batch 4", "y FP32 batch 4")
