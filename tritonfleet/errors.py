@@ -8,8 +8,9 @@
       ResidencyError   ModelNotFound, VersionNotFound, ModelTooLarge, FleetSaturated, PinRefused,
                        NotAllowed, TooMuchHeld, QueueFull, DeadlineExceeded, SharedMemoryRefused,
                        RolloutRefused
-      LaunchError      LauncherUnavailable, ServerExited, PortTaken, EnvoyMissing, ConfigRejected,
-                       BrainFailed
+      LaunchError      LauncherUnavailable, ServerExited, PortTaken, EngineUnavailable,
+                       ImageMissing, ContainerFailed, EngineMismatch, EnvoyMissing,
+                       ConfigRejected, BrainFailed
       PerfError        AnalyzerMissing, AnalyzerFailed, Unstable
 
 Constructor arguments stay in ``args`` and the sentence is made by ``__str__``, so that every error
@@ -404,6 +405,56 @@ class PortTaken(LaunchError):
         return (
             f"port {self.port} on {self.address} is taken by another process. "
             f"Stop it, or choose another with {self.setting}."
+        )
+
+
+class EngineUnavailable(LaunchError):
+    """No container engine that would talk to us."""
+
+    def __init__(self, engine: str, cause: str, hint: str) -> None:
+        super().__init__(engine, cause, hint)
+        self.engine, self.cause, self.hint = engine, cause, hint
+
+    def __str__(self) -> str:
+        return f"no container engine at {self.engine}: {self.cause.rstrip('.')}. {self.hint}"
+
+
+class ImageMissing(LaunchError):
+    """An image that is not here and cannot be fetched."""
+
+    def __init__(self, image: str, cause: str, hint: str) -> None:
+        super().__init__(image, cause, hint)
+        self.image, self.cause, self.hint = image, cause, hint
+
+    def __str__(self) -> str:
+        return f"no image {self.image}: {self.cause.rstrip('.')}. {self.hint}"
+
+
+class ContainerFailed(LaunchError):
+    """A container that the engine would not start, or that ended before it served."""
+
+    def __init__(self, container: str, cause: str, hint: str, log_tail: str = "") -> None:
+        super().__init__(container, cause, hint, log_tail)
+        self.container, self.cause, self.hint, self.log_tail = container, cause, hint, log_tail
+
+    def __str__(self) -> str:
+        tail = f" Its last lines:\n{self.log_tail}" if self.log_tail else ""
+        return f"container '{self.container}': {self.cause.rstrip('.')}. {self.hint}{tail}"
+
+
+class EngineMismatch(LaunchError):
+    """TensorRT engines of the repository that an image cannot serve, all of them."""
+
+    def __init__(self, image: str, misfits: tuple[str, ...], hint: str) -> None:
+        super().__init__(image, misfits, hint)
+        self.image, self.misfits, self.hint = image, misfits, hint
+
+    def __str__(self) -> str:
+        count = len(self.misfits)
+        lines = "\n".join(f"  {misfit}" for misfit in self.misfits)
+        return (
+            f"image {self.image} cannot serve {count} engine{'s' if count != 1 else ''} of the "
+            f"repository:\n{lines}\n{self.hint}"
         )
 
 

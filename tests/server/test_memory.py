@@ -41,9 +41,7 @@ class Stubs:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, model: str, megabytes: float = 0, region: str = "no-such-region"):
-        file = self._folder / model / "1" / "model.onnx"  # Python takes it for its script
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(PROGRAM.format(megabytes=megabytes))
+        file = self.script(model, megabytes)
         process = subprocess.Popen(
             [STUB, str(file), region, "1048576"],
             executable=sys.executable,
@@ -53,6 +51,13 @@ class Stubs:
         self.started.append(process)
         assert process.stdout.readline() == b"up\n"
         return process
+
+    def script(self, model: str, megabytes: float = 0) -> Path:
+        """The model's file, which Python takes for its script."""
+        file = self._folder / model / "1" / "model.onnx"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(PROGRAM.format(megabytes=megabytes))
+        return file
 
     def stop(self) -> None:
         for process in self.started:
@@ -117,6 +122,38 @@ def test_the_region_that_tensors_travel_through_counts(stubs):
         assert model_memory_bytes(os.getpid(), "talker") - plain > 24 * MIB
     finally:
         region.unlink()
+
+
+OTHER_MOUNTS = ["unshare", "--mount", "--map-root-user"]
+CONTAINED = """
+import subprocess, sys
+stub, model, python = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)
+with open("/dev/shm/region", "wb") as region:
+    region.write(bytes(32 * 2**20))
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+child = subprocess.Popen([stub, model, "region", "1048576"], executable=python, **pipes)
+child.stdout.readline()
+print("up", flush=True)
+sys.stdin.read()
+child.kill()
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*OTHER_MOUNTS, "true"], capture_output=True, check=False).returncode != 0,
+    reason="this user may have no mounts of its own",
+)
+def test_the_region_of_a_server_with_shared_memory_of_its_own_counts(stubs):
+    model = stubs.script("bert")
+    arguments = ["-c", CONTAINED, STUB, str(model), sys.executable]
+    with subprocess.Popen(
+        [*OTHER_MOUNTS, sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:
+        assert server.stdout.readline() == b"up\n"
+        assert model_memory_bytes(server.pid, "bert") > 32 * MIB
 
 
 def test_memory_cannot_be_told_of_a_model_without_processes(stubs):

@@ -20,7 +20,7 @@ _RESTRICTED = "model-repository,shared-memory,logging,trace"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where one tritonserver listens on the loopback interface."""
+    """Where one tritonserver listens."""
 
     http: int
     grpc: int
@@ -38,6 +38,8 @@ class Invocation:
     admin_secret: str = field(repr=False)
     events: Path | None = None
     """The socket on which the native backend tells of its models."""
+    address: str = LOOPBACK
+    """Of the interface on which it listens."""
 
 
 def shared_memory_prefix(instance: str) -> str:
@@ -47,21 +49,24 @@ def shared_memory_prefix(instance: str) -> str:
 
 def tritonserver_command(
     binary: Path,
-    backends: Path,
+    backends: Path | None,
     options: LaunchOptions,
     invocation: Invocation,
     *,
     gpu: bool,
     native: NativeBackend | None = None,
 ) -> list[str]:
-    """The arguments, program first. They hold the admin secret: never log them."""
+    """The arguments, program first. They hold the admin secret: never log them.
+
+    Without ``backends`` it takes those that it was installed with.
+    """
     return [
         str(binary),
         f"--id={invocation.instance}",
         f"--model-repository={options.repository}",
-        f"--backend-directory={backends}",
+        *([f"--backend-directory={backends}"] if backends else []),
         *_model_control(options),
-        *_addresses(invocation.ports),
+        *_addresses(invocation.address, invocation.ports),
         *_restrictions(invocation.admin_secret),
         f"--exit-timeout-secs={math.ceil(options.exit_timeout_s)}",
         # Holds for every python-based backend, so that clean-up touches our regions only.
@@ -95,13 +100,13 @@ def _native(native: NativeBackend, options: LaunchOptions, invocation: Invocatio
     return [f"--backend-config=onnxruntime,{name}={value}" for name, value in settings.items()]
 
 
-def _addresses(ports: Ports) -> list[str]:
+def _addresses(address: str, ports: Ports) -> list[str]:
     return [
-        f"--http-address={LOOPBACK}",
+        f"--http-address={address}",
         f"--http-port={ports.http}",
-        f"--grpc-address={LOOPBACK}",
+        f"--grpc-address={address}",
         f"--grpc-port={ports.grpc}",
-        f"--metrics-address={LOOPBACK}",
+        f"--metrics-address={address}",
         f"--metrics-port={ports.metrics}",
     ]
 

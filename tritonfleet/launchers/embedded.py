@@ -7,18 +7,10 @@ command line is command.py's, the process is process.py's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
-import re
 import secrets
-import socket
-import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import aiohttp
 
 from tritonfleet.errors import LauncherUnavailable, PortTaken, ServerExited, ServerTimeout
 from tritonfleet.launchers import logs
@@ -27,11 +19,11 @@ from tritonfleet.launchers.command import (
     ADMIN_KEY,
     LOOPBACK,
     Invocation,
-    Ports,
     shared_memory_prefix,
     tritonserver_command,
 )
 from tritonfleet.launchers.guard import remove_folder, remove_shared_memory
+from tritonfleet.launchers.lock import locked
 from tritonfleet.launchers.native import (
     Choice,
     choose_backend,
@@ -40,6 +32,7 @@ from tritonfleet.launchers.native import (
     stop_listening,
 )
 from tritonfleet.launchers.process import GuardedProcess, Order
+from tritonfleet.launchers.readiness import PORT_TAKEN, Ended, free_ports, until_ready
 from tritonfleet.launchers.rehearsal import rehearse
 from tritonfleet.launchers.wheel import (
     Installation,
@@ -52,13 +45,7 @@ from tritonfleet.server.endpoint import Endpoint
 from tritonfleet.server.events import ModelEvents
 
 _PORT_ATTEMPTS = 5
-_READY_POLL_S = 0.02
-_ANSWER_TIMEOUT_S = 2.0
-# A predecessor whose launcher was killed needs this long to drain and end.
-_PREDECESSOR_S = 20.0
-_LOCK_POLL_S = 0.1
 _TAIL_LINES = 20
-_PORT_TAKEN = re.compile(r"Socket '([^']+):(\d+)' already in use")
 
 
 class EmbeddedServer:
@@ -112,7 +99,7 @@ class EmbeddedLauncher:
         """
         wheel = find_wheel()
         site = _Site.of(options)
-        async with site.locked() as lock:
+        async with locked(site.folder, "embedded", options.name) as lock:
             plan = site.prepare(wheel, await _choose(options))
             for _ in range(_PORT_ATTEMPTS):
                 try:
@@ -141,13 +128,14 @@ class EmbeddedLauncher:
         endpoint = _endpoint(invocation, process.pid)
         server = EmbeddedServer(name, endpoint, log, process, plan.backend, events)
         try:
-            await asyncio.wait_for(_until_ready(server, invocation.instance), self._start_timeout_s)
+            ready = until_ready(endpoint, invocation.instance, server.poll)
+            await asyncio.wait_for(ready, self._start_timeout_s)
             if events is not None:
                 await rehearse(name, endpoint, events)
         except asyncio.TimeoutError:
             await process.stop(0)
             raise ServerTimeout(server.name, "start", self._start_timeout_s) from None
-        except _Ended:
+        except Ended:
             raise _reason(server, await process.wait(), log_start) from None
         except BaseException:
             await process.stop(0)
@@ -158,20 +146,10 @@ class EmbeddedLauncher:
 def _reason(server: EmbeddedServer, status: int, log_start: int) -> PortTaken | ServerExited:
     assert server.log_file
     tail = logs.tail(server.log_file, _TAIL_LINES, log_start)
-    taken = _PORT_TAKEN.search(tail)
+    taken = PORT_TAKEN.search(tail)
     if taken:
         return PortTaken(taken[1], int(taken[2]), "another start, which picks others")
     return ServerExited(server.name, status, tail, str(server.log_file))
-
-
-def free_ports() -> Ports:
-    """Three different ports that nobody listened on a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for free in sockets:
-            free.bind((LOOPBACK, 0))
-        http, grpc, metrics = (free.getsockname()[1] for free in sockets)
-    return Ports(http, grpc, metrics)
 
 
 async def _choose(options: LaunchOptions) -> Choice:
@@ -193,33 +171,6 @@ def _endpoint(invocation: Invocation, pid: int) -> Endpoint:
         admin_key=ADMIN_KEY,
         admin_secret=invocation.admin_secret,
     )
-
-
-class _Ended(Exception):
-    """The process ended before it was ready."""
-
-
-async def _until_ready(server: EmbeddedServer, instance: str) -> None:
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        while not await _is_ready(session, server.endpoint, instance):
-            if server.poll() is not None:
-                raise _Ended
-            await asyncio.sleep(_READY_POLL_S)  # Triton has nothing one could wait for
-
-
-async def _is_ready(session: aiohttp.ClientSession, endpoint: Endpoint, instance: str) -> bool:
-    """Whether this very server answers everywhere; the metrics port is the last that it opens."""
-    try:
-        async with session.get(f"http://{endpoint.http}/v2/health/ready") as ready:
-            healthy = ready.status == 200
-        async with session.get(f"http://{endpoint.http}/v2") as metadata:
-            # A stranger who got the port first would answer, too, perhaps even as a Triton.
-            ours = instance in await metadata.text()
-        async with session.get(f"http://{endpoint.metrics}/metrics") as metrics:
-            return healthy and ours and metrics.status == 200
-    except (aiohttp.ClientError, asyncio.TimeoutError, UnicodeDecodeError):
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,22 +196,6 @@ class _Site:
         return cls(
             options, state / "servers" / options.name, state / "logs" / f"{options.name}.log"
         )
-
-    @contextlib.asynccontextmanager
-    async def locked(self) -> AsyncIterator[int]:
-        """The lock's descriptor; LauncherUnavailable when a server of that name keeps running."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("ab") as file:
-            deadline = time.monotonic() + _PREDECESSOR_S
-            while not _try_lock(file.fileno()):
-                if time.monotonic() > deadline:
-                    raise LauncherUnavailable(
-                        "embedded",
-                        f"a server '{self.options.name}' already runs from {self.folder}",
-                        "Stop it, or choose another state_dir.",
-                    )
-                await asyncio.sleep(_LOCK_POLL_S)
-            yield file.fileno()
 
     def prepare(self, wheel: Wheel, backend: Choice) -> _Plan:
         """Removes what an earlier run may have left, and lays everything out for a new one."""
@@ -309,11 +244,3 @@ class _Plan:
             shared_memory_prefix=shared_memory_prefix(invocation.instance),
             events_folder=str(invocation.events.parent) if invocation.events else "",
         )
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

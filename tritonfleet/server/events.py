@@ -174,10 +174,18 @@ def _bound_socket(path: Path) -> socket.socket:
         # Before it is bound, so that there is no moment in which others could write to it.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(str(path))
+        _hand_over(path)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _hand_over(path: Path) -> None:
+    """Gives the socket to the user whose folder it lies in: a server in a container has its own."""
+    folder = path.parent.stat()
+    if os.geteuid() == 0 and folder.st_uid != 0:
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 def _parse(datagram: bytes) -> ModelEvent | None:

@@ -3,7 +3,7 @@
 Models of the python backend, and of every backend written for it, run in processes of their own
 ("stubs"), so theirs can be told apart. Models of native backends live inside tritonserver and
 cannot; those of ours tell of themselves (events.py). Nothing here talks to the server: it reads
-/proc, in a few milliseconds.
+/proc, in a few milliseconds; a container's processes are there as well, if it runs on this machine.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def model_memory_bytes(pid: int, model: str) -> int | None:
 def instance_memory_bytes(pid: int, model: str) -> tuple[int, ...]:
     """The same for each instance's process; empty when it cannot be told."""
     return tuple(
-        _private_bytes(process) + _region_bytes(key) for process, key in _stubs(pid, model)
+        _private_bytes(process) + _region_bytes(pid, key) for process, key in _stubs(pid, model)
     )
 
 
@@ -113,8 +113,9 @@ def _private_bytes(process: psutil.Process) -> int:
     return private
 
 
-def _region_bytes(key: str) -> int:
-    try:
-        return (_SHARED_MEMORY / key).stat().st_blocks * 512
-    except OSError:
-        return 0
+def _region_bytes(pid: int, key: str) -> int:
+    # Seen from within: the server may be in a container, with shared memory of its own.
+    for folder in (Path(f"/proc/{pid}/root{_SHARED_MEMORY}"), _SHARED_MEMORY):
+        with contextlib.suppress(OSError):
+            return (folder / key).stat().st_blocks * 512
+    return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from tritonfleet.spec.base import Spec
 from tritonfleet.units import Bytes
@@ -20,6 +20,12 @@ GpuId = Annotated[
 """As ``nvidia-smi -L`` tells them: an index, ``GPU:MIG`` indexes, or a UUID."""
 Ulimit = Annotated[str, StringConstraints(pattern=r"^(-1|\d+)(:(-1|\d+))?$")]
 """``soft``, or ``soft:hard``; -1 is no limit."""
+User = Annotated[str, StringConstraints(pattern=r"^\d+(:\d+)?$")]
+Network = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+MountTarget = Annotated[str, StringConstraints(pattern=r"^/.+$")]
+REPOSITORY = "/models"
+"""Where a container finds the model repository."""
+_GPU_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 
 
 class ContainerPorts(Spec):
@@ -49,9 +55,8 @@ class ContainerSpec(Spec):
     gpus: tuple[GpuId, ...] | Literal["all"] = Field(
         (), description="GPUs or MIG devices by index or UUID, as 'nvidia-smi -L' tells them."
     )
-    network: str = Field(
+    network: Network = Field(
         "host",
-        min_length=1,
         description="'host', or a network of the engine such as 'bridge': then the three ports "
         "are published at 'address'.",
     )
@@ -74,11 +79,12 @@ class ContainerSpec(Spec):
     cpus: float | None = Field(None, gt=0, description="How many cores it may keep busy.")
     cpuset: str | None = Field(None, description="Which cores, such as '0-3,8'.")
     pids_limit: int | None = Field(None, ge=1, description="How many processes and threads.")
-    ulimits: dict[str, Ulimit] = Field(
-        default_factory=lambda: {"memlock": "-1", "stack": "67108864", "nofile": "65536"},
-        description="By name, 'soft' or 'soft:hard'; -1 is no limit.",
+    ulimits: dict[str, Ulimit] | None = Field(
+        None,
+        description="By name, 'soft' or 'soft:hard'; -1 is no limit. Where not given: the engine's "
+        "own, and with GPUs what NVIDIA advises, 'memlock: -1' and 'stack: 67108864'.",
     )
-    user: str | None = Field(
+    user: User | None = Field(
         None,
         description="'UID' or 'UID:GID'. Where not given: ours, or 1000:1000 if we are root.",
     )
@@ -88,7 +94,7 @@ class ContainerSpec(Spec):
         "by its label io.tritonfleet.read-only that it can.",
     )
     environment: dict[str, str] = Field(default_factory=dict)
-    mounts: dict[str, str] = Field(
+    mounts: dict[str, MountTarget] = Field(
         default_factory=dict,
         description="Further folders of this machine, read-only: path here to path inside.",
     )
@@ -102,3 +108,17 @@ class ContainerSpec(Spec):
         description="The container, with its models, outlives tritonfleet, and the next one adopts "
         "it. Else it is gone when tritonfleet is.",
     )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> ContainerSpec:
+        if self.restart != "no" and not self.keep:
+            raise ValueError(
+                "'restart' needs 'keep: true': else no container stays to be restarted"
+            )
+        if self.network == "none":
+            raise ValueError("without a network nobody could reach the server: 'host', or 'bridge'")
+        if any(target.rstrip("/") == REPOSITORY for target in self.mounts.values()):
+            raise ValueError(f"{REPOSITORY} is where the model repository is mounted")
+        if _GPU_VARIABLE in self.environment:
+            raise ValueError(f"say in 'gpus', and not by {_GPU_VARIABLE}, which GPUs it gets")
+        return self
