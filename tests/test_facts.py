@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import adder_fleet
-from tritonfleet.facts import gateway_plan, model_facts, server_facts, wants_rate_limit
+from tritonfleet.errors import InvalidSpec
+from tritonfleet.facts import deployed, gateway_plan, model_facts, server_facts, wants_rate_limit
 from tritonfleet.gateway.envoy.plan import Access, ServerAddress
 from tritonfleet.orders import ServerLink
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.settings import Settings
+from tritonfleet.spec import ServerSpec
 
 EXTRA = """\
   limited:
@@ -106,3 +109,52 @@ def test_the_access_log_is_what_was_asked_for(spec, which, logged, only_notable)
     assert (made.access_log is not None) == logged
     if logged:
         assert made.access_log.is_absolute()
+
+
+# -- how servers are started ---------------------------------------------------------------------
+
+FAR = ServerSpec(name="far", capacity=1, launcher="external", http_url="f:1", grpc_url="f:2")
+NEAR = ServerSpec(name="near", capacity=1, admin_secret="env:OURS")
+
+
+def test_without_a_word_every_server_is_as_the_file_says():
+    assert deployed([NEAR, FAR], Settings()) == (NEAR, FAR)
+
+
+def test_a_launcher_of_the_settings_holds_for_all_but_those_with_an_address():
+    near, far = deployed([NEAR, FAR], Settings(launcher="container"))
+    assert (near.launcher, far) == ("container", FAR)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "metrics_url"), [("h:1,h:2", None), (" h:1 , [::1]:2,h:3 ", "h:3")]
+)
+def test_an_attached_server_is_reached_where_it_is_said_whatever_the_launcher(
+    addresses, metrics_url
+):
+    settings = Settings(launcher="container", attach={"near": addresses})
+    near, far = deployed([NEAR, FAR], settings)
+    assert (near.launcher, near.http_url, near.metrics_url) == ("external", "h:1", metrics_url)
+    assert near.grpc_url in ("h:2", "[::1]:2")
+    assert (near.capacity, near.admin_secret, far) == (NEAR.capacity, "env:OURS", FAR)
+
+
+def test_the_secret_of_the_settings_wins():
+    settings = Settings(attach={"near": "h:1,h:2"}, admin_secret="file:theirs")
+    assert deployed([NEAR], settings)[0].admin_secret == "file:theirs"
+
+
+@pytest.mark.parametrize(
+    "addresses", ["", "h:1", "h,h:2", "http://h:1,h:2", "h:1,h:2,h:3,h:4", "h:1,h:b"]
+)
+def test_an_address_that_cannot_be_one_is_told_with_its_server(addresses):
+    with pytest.raises(InvalidSpec, match=r"near: .* is not 'host:port,host:port'"):
+        deployed([NEAR], Settings(attach={"near": addresses}))
+
+
+def test_all_mistakes_of_attached_servers_are_told_at_once():
+    settings = Settings(attach={"nera": "h:1,h:2", "near": "h"})
+    with pytest.raises(InvalidSpec) as caught:
+        deployed([NEAR, FAR], settings)
+    assert [problem.path for problem in caught.value.problems] == ["nera", "near"]
+    assert "near, far" in str(caught.value)

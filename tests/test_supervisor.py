@@ -17,18 +17,20 @@ from hypothesis import strategies as st
 
 from tests.tiny import adder_fleet
 from tritonfleet import parts as parts_module
-from tritonfleet.errors import BrainFailed, ServerExited
+from tritonfleet.errors import BrainFailed, InvalidAccess, ServerExited
 from tritonfleet.gateway.envoy.program import Program
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.orders import Order, ServerLink
 from tritonfleet.parts import BrainChild, Tritonserver
 from tritonfleet.server.endpoint import Endpoint
+from tritonfleet.settings import resolve_settings
 from tritonfleet.spec import ServerSpec
 from tritonfleet.supervisor import (
     HEALTHY_S,
     RESTART_FIRST_S,
     RESTART_LONGEST_S,
     Backoff,
+    Fleet,
     keep,
 )
 
@@ -39,6 +41,7 @@ class Mortal:
     """A part that ends whenever ``deaths`` has another status, and whose starts may fail."""
 
     name = "mortal"
+    attached = False
 
     def __init__(self, deaths, failures=()):
         self.deaths, self.failures, self.seen = list(deaths), list(failures), []
@@ -81,6 +84,15 @@ async def test_a_part_that_dies_is_started_again_at_once(caplog):
     assert part.seen == ["lost", "start"]
     assert "mortal exited status=1" in caplog.text
     assert "last words" in caplog.text
+
+
+async def test_a_part_of_somebody_elses_is_waited_for(caplog):
+    part = Mortal([1])
+    part.attached = True
+    await kept(part)
+    assert part.seen == ["lost", "start"]
+    assert "waiting for it" in caplog.text
+    assert "exited" not in caplog.text
 
 
 async def test_a_start_that_fails_is_repeated_and_told(caplog):
@@ -153,6 +165,38 @@ async def test_the_brain_learns_of_a_server_that_is_lost_and_where_it_is_when_it
 
 def options():
     return LaunchOptions("local", Path("/nowhere"), Path("/nowhere"))
+
+
+@pytest.mark.parametrize(("launcher", "attached"), [("embedded", False), ("external", True)])
+def test_only_a_server_with_an_address_is_somebody_elses(launcher, attached):
+    spec = ServerSpec(name="local", capacity=1, launcher=launcher)
+    assert Tritonserver(spec, options()).attached == attached
+
+
+# -- attached servers ----------------------------------------------------------------------------
+
+
+def fleet(tmp_path, **settings):
+    spec = adder_fleet(tmp_path, {"one": "1MiB"})
+    attach = {"local": "far:1,far:2,far:3"}
+    return Fleet(spec, resolve_settings(spec.settings, {"attach": attach, **settings}), tmp_path)
+
+
+def test_an_attached_server_is_given_its_addresses_and_its_secret(tmp_path):
+    (tmp_path / "secret").write_text("sesame\n")
+    given = fleet(tmp_path, admin_secret="file:secret").servers["local"]._options
+    assert (given.http_url, given.grpc_url, given.metrics_url) == ("far:1", "far:2", "far:3")
+    assert given.admin_secret == "sesame"
+    assert "sesame" not in repr(given)
+
+
+def test_a_server_without_a_secret_gets_none(tmp_path):
+    assert fleet(tmp_path).servers["local"]._options.admin_secret is None
+
+
+def test_a_secret_that_is_not_there_is_told_before_anything_starts(tmp_path):
+    with pytest.raises(InvalidAccess, match="the admin secret of server 'local', env:NO_SUCH"):
+        fleet(tmp_path, admin_secret="env:NO_SUCH")
 
 
 # -- the brain as a process of its own -----------------------------------------------------------

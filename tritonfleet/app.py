@@ -13,19 +13,18 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from tritonfleet.errors import FleetError
+from tritonfleet.options import settings_options
 from tritonfleet.server.layout import published_models
 from tritonfleet.server.pbtxt import datatype, read_config
 from tritonfleet.settings import (
     DEFAULT_FLEET_FILE,
-    AccessLog,
-    OnnxruntimeBackend,
     Settings,
     resolve_settings,
 )
@@ -41,33 +40,10 @@ _SOME = 5
 @click.option("--fleet", "-f", "fleet_file", envvar="TRITONFLEET_FLEET", show_envvar=True,
               default=DEFAULT_FLEET_FILE, show_default=True,
               type=click.Path(path_type=Path), help="The fleet file.")  # fmt: skip
-@click.option("--repository", type=click.Path(path_type=Path), help="The Triton model repository.")
-@click.option("--host", help="Where the gateway listens.")
-@click.option("--http-port", type=int, help="The gateway's HTTP port; 0 picks one.")
-@click.option("--grpc-port", type=int, help="The gateway's gRPC port; 0 picks one.")
-@click.option("--control-port", type=int, help="The control API's port; 0 picks one.")
-@click.option("--launcher", help="How servers are started: embedded, container, or your own.")
-@click.option("--image", help="The image of containers, for servers that name none of their own.")
-@click.option("--triton-release", help="The release of NVIDIA's image, where none is named.")
-@click.option("--attach", "attach", multiple=True, metavar="NAME=HTTP,GRPC[,METRICS]",
-              help="A server that runs already, with its addresses as host:port.")  # fmt: skip
-@click.option("--envoy", help="The Envoy to use: a path, or image:NAME for a container.")
-@click.option(
-    "--access-log",
-    type=click.Choice(get_args(AccessLog)),
-    help="Which requests are logged; notable: errors, cold starts and refusals.",
-)
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Logs, footprints and pins.")
-@click.option(
-    "--onnxruntime-backend",
-    type=click.Choice(get_args(OnnxruntimeBackend)),
-    help="What runs ONNX models on an embedded server; auto: native where it can.",
-)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@settings_options
 def serve(fleet_file: Path, **flags: Any) -> None:
     """Launch Triton and serve every model of a fleet at one address."""
     spec = load_fleet(fleet_file)
-    flags["attach"] = dict(part.partition("=")[::2] for part in flags["attach"]) or None
     settings = resolve_settings(spec.settings, flags)
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -89,7 +65,7 @@ async def _serve(spec: FleetSpec, settings: Settings, folder: Path) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         async with running_fleet(spec, settings, folder, isolated=True) as fleet:
             console.print(_addresses(fleet))
-            console.print(_example(fleet), markup=False)
+            console.print(example(spec, fleet.repository, fleet.addresses.gateway), markup=False)
             console.print("Ctrl-C stops the fleet.", style="dim")
             try:
                 await asyncio.Event().wait()
@@ -177,17 +153,16 @@ def _program() -> str:
     return "tritonfleet" if shutil.which("tritonfleet") else path
 
 
-def _example(fleet: Fleet) -> str:
-    """How to call a model of this fleet that takes text, or whichever comes first."""
-    gateway = fleet.addresses.gateway
-    for model, spec in fleet.spec.models.items():
-        text_input = _text_input(fleet.repository, model) if spec.members else None
+def example(spec: FleetSpec, repository: Path, gateway: str) -> str:
+    """How to call a model of a fleet that takes text, or whichever comes first."""
+    for model, entry in spec.models.items():
+        text_input = _text_input(repository, model) if entry.members else None
         if text_input:
             tensor = {"name": text_input, "shape": [1, 1], "datatype": "BYTES", "data": [_GREETING]}
             url = f"{gateway}/v2/models/{model}/infer"
             curl = f"curl -s {url} -d '{json.dumps({'inputs': [tensor]})}'"
             return f"{curl}\n{_program()} infer {model} '{_GREETING}'"
-    return f"curl -s {gateway}/v2/models/{next(iter(fleet.spec.models))}"
+    return f"curl -s {gateway}/v2/models/{next(iter(spec.models))}"
 
 
 def _text_input(repository: Path, model: str) -> str | None:

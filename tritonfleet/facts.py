@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tritonfleet.controller.ledger import ModelFacts, ServerFacts
@@ -65,34 +65,44 @@ def deployed(servers: Iterable[ServerSpec], settings: Settings) -> tuple[ServerS
     """
     declared = tuple(servers)
     names = [server.name for server in declared]
-    problems = tuple(
-        Problem(f"attach: {name}", f"there is no server '{name}'", suggestion=", ".join(names))
-        for name in settings.attach
-        if name not in names
-    )
+    problems = tuple(_attach_problems(settings.attach, names))
     if problems:
-        raise InvalidSpec("the settings", problems)
+        raise InvalidSpec("the setting 'attach'", problems)
     return tuple(_deployed(server, settings) for server in declared)
 
 
 def _deployed(server: ServerSpec, settings: Settings) -> ServerSpec:
     if addresses := settings.attach.get(server.name):
-        http, grpc, metrics = _attached(server.name, addresses)
-        secret = settings.admin_secret or server.admin_secret
-        found = {"launcher": "external", "http_url": http, "grpc_url": grpc}
-        return server.model_copy(update={**found, "metrics_url": metrics, "admin_secret": secret})
+        http, grpc, *metrics = _addresses(addresses)
+        found = {
+            "launcher": "external",
+            "http_url": http,
+            "grpc_url": grpc,
+            "metrics_url": metrics[0] if metrics else None,
+            "admin_secret": settings.admin_secret or server.admin_secret,
+        }
+        return server.model_copy(update=found)
     if settings.launcher and server.launcher != "external":
         return server.model_copy(update={"launcher": settings.launcher})
     return server
 
 
-def _attached(name: str, addresses: str) -> tuple[str, str, str | None]:
-    parts = [part.strip() for part in addresses.split(",")]
-    if len(parts) not in (2, 3) or not all(_ADDRESS.fullmatch(part) for part in parts):
-        wanted = "'host:port,host:port' for HTTP and gRPC, perhaps a third for metrics"
-        problem = Problem(f"attach: {name}", f"{addresses!r} is not {wanted}")
-        raise InvalidSpec("the settings", (problem,))
-    return parts[0], parts[1], parts[2] if len(parts) == 3 else None
+def _attach_problems(attach: Mapping[str, str], names: Sequence[str]) -> Iterator[Problem]:
+    for name, addresses in attach.items():
+        parts = _addresses(addresses)
+        if name not in names:
+            known = f"the fleet has {', '.join(names)}"
+            yield Problem(name, "there is no such server", suggestion=known)
+        elif len(parts) not in (2, 3) or not all(_ADDRESS.fullmatch(part) for part in parts):
+            yield Problem(
+                name,
+                f"{addresses!r} is not 'host:port,host:port'",
+                suggestion="for HTTP and gRPC, and perhaps a third for metrics",
+            )
+
+
+def _addresses(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def server_facts(spec: FleetSpec, settings: Settings) -> list[ServerFacts]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tritonfleet import plugins
-from tritonfleet.errors import BrainFailed
+from tritonfleet.errors import BrainFailed, LauncherUnavailable
+from tritonfleet.gateway.envoy import handover
+from tritonfleet.gateway.envoy.admin import Admin
 from tritonfleet.gateway.envoy.process import EnvoyOptions, EnvoyProcess
 from tritonfleet.launchers.base import LaunchOptions, RunningServer
 from tritonfleet.orders import (
@@ -34,9 +37,17 @@ from tritonfleet.spec import ServerSpec
 if TYPE_CHECKING:
     from tritonfleet.brain import Brain
 
+log = logging.getLogger(__name__)
 BRAIN_START_TIMEOUT_S = 120.0
 _STOP_MARGIN_S = 10.0
 """A brain that has not ended so long after its grace is stuck."""
+ATTACHED_TIMEOUT_S = 60.0
+_ATTACHED_POLL_S = 0.2
+_ATTACHED_SAID_AFTER_S = 5.0
+_ATTACHED_GONE_AFTER_S = 10.0
+"""It answers nobody for seconds while it takes in the files of thousands of models."""
+ATTACHED_LOST = 1
+"""In place of the exit status, which is not ours to know."""
 # As the console script would, with this very interpreter.
 _BRAIN = "from tritonfleet.brain_process import main; main()"
 
@@ -47,6 +58,11 @@ class Part(Protocol):
     @property
     def name(self) -> str:
         """What logs call it."""
+        ...
+
+    @property
+    def attached(self) -> bool:
+        """Whether somebody else runs it: once lost it is waited for."""
         ...
 
     async def start(self) -> None:
@@ -92,6 +108,11 @@ class Tritonserver:
         """Once there is one."""
 
     @property
+    def attached(self) -> bool:
+        """Whether only its address is ours to know."""
+        return self._spec.launcher == "external"
+
+    @property
     def link(self) -> ServerLink | None:
         """What the brain must know of it; None while it is down."""
         if self.running is None:
@@ -133,6 +154,7 @@ class BrainHere:
     """The brain on this very event loop, for tests and for programs that embed a fleet."""
 
     name = "brain"
+    attached = False
 
     def __init__(self, order: Callable[[], Order]) -> None:
         self._order = order
@@ -175,6 +197,7 @@ class BrainChild:
     """The brain as a process of its own: Envoy and the tritonservers do not notice its death."""
 
     name = "brain"
+    attached = False
 
     def __init__(self, order: Callable[[], Order]) -> None:
         self._order = order
@@ -262,6 +285,7 @@ class EnvoyProxy:
     """Envoy, started with the files that the brain has written; a new one takes what is there."""
 
     name = "envoy"
+    attached = False
 
     def __init__(self, options: Callable[[], EnvoyOptions]) -> None:
         self._options = options
@@ -288,3 +312,77 @@ class EnvoyProxy:
     def log_tail(self, lines: int) -> str:
         """The last lines that it wrote."""
         return self.running.log_tail(lines) if self.running else ""
+
+
+class AttachedEnvoy:
+    """An Envoy that ``tritonfleet envoy`` runs, with the files that the brain has written.
+
+    It outlives the fleet: what is resident goes on answering until the next fleet takes over.
+    """
+
+    name = "envoy"
+    attached = True
+
+    def __init__(
+        self, options: Callable[[], EnvoyOptions], timeout_s: float = ATTACHED_TIMEOUT_S
+    ) -> None:
+        self._options, self._timeout_s = options, timeout_s
+        self._admin: Admin | None = None
+
+    async def start(self) -> None:
+        """Says what is wanted, and returns once it listens and routes."""
+        await self.lost()
+        options = self._options()
+        wanted = handover.Wanted.of(options)
+        handover.want(options.folder, wanted)
+        self._admin = Admin(options.admin)
+        await self._until_ready(self._admin, wanted)
+
+    async def wait(self) -> int:
+        """Returns once it has not answered for some seconds."""
+        loop = asyncio.get_running_loop()
+        answered = loop.time()
+        while loop.time() - answered < _ATTACHED_GONE_AFTER_S:
+            if self._admin and await self._admin.ready():
+                answered = loop.time()
+            await asyncio.sleep(_ATTACHED_POLL_S)
+        return ATTACHED_LOST
+
+    async def lost(self) -> None:
+        """Closes what led to it."""
+        if self._admin:
+            await self._admin.close()
+
+    async def stop(self, grace_s: float) -> None:
+        """Leaves it alone."""
+        await self.lost()
+
+    def log_tail(self, lines: int) -> str:
+        """Nothing: whoever runs it tells why it ended."""
+        return ""
+
+    async def _until_ready(self, admin: Admin, wanted: handover.Wanted) -> None:
+        loop = asyncio.get_running_loop()
+        started, said = loop.time(), False
+        while True:
+            told = handover.reported(wanted.folder)
+            current = told if told and told.wanted == wanted else None
+            if current and not current.cause and await admin.ready():
+                return
+            waited_s = loop.time() - started
+            if waited_s >= self._timeout_s:
+                raise _not_attached(wanted, current.cause if current else "", self._timeout_s)
+            if waited_s >= _ATTACHED_SAID_AFTER_S and not said:
+                log.warning("waiting for 'tritonfleet envoy' at %s", wanted.folder.parent)
+                said = True
+            await asyncio.sleep(_ATTACHED_POLL_S)
+
+
+def _not_attached(wanted: handover.Wanted, cause: str, timeout_s: float) -> LauncherUnavailable:
+    because = f": {cause}" if cause else ""
+    return LauncherUnavailable(
+        "envoy",
+        f"the attached Envoy has not been ready within {timeout_s:g} s{because}",
+        f"Run 'tritonfleet envoy --state-dir {wanted.folder.parent}' as the same user, with that "
+        "folder at that very path, or leave attached_envoy out.",
+    )

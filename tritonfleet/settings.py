@@ -6,19 +6,26 @@ fleet file, which wins over the default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from tritonfleet.errors import InvalidSpec, Problem
 
 DEFAULT_FLEET_FILE = Path("triton_configs/demo.yaml")
 """The fleet of commands that are told no other: the demo, inside a checkout."""
 
 DEFAULT_RELEASE = "24.10"
-"""Of NVIDIA's Triton image: the one whose flags and behaviour ours were tried against."""
+"""Of NVIDIA's Triton image: the one whose flags and behaviour ours were tried against.
+Blackwell GPUs need 25.01 or later."""
 
+_ENVIRONMENT = "the environment"
+_FIELD = re.compile(r'field "(\w+)"')
 OnnxruntimeBackend = Literal["auto", "native", "python"]
 AccessLog = Literal["off", "notable", "all"]
 
@@ -133,13 +140,43 @@ class _Environment(Settings, BaseSettings):
 
 
 def resolve_settings(from_file: Settings, flags: Mapping[str, Any] | None = None) -> Settings:
-    """The settings in force; None among the flags means the flag was not given."""
-    environment = _Environment()
+    """The settings in force; None among the flags means the flag was not given.
+
+    Raises InvalidSpec for a value that cannot be one.
+    """
+    environment = _from_environment()
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    return Settings.model_validate(
-        {
-            **from_file.model_dump(exclude_unset=True),
-            **environment.model_dump(exclude_unset=True),
-            **given,
-        }
-    )
+    layers = {
+        **from_file.model_dump(exclude_unset=True),
+        **environment.model_dump(exclude_unset=True),
+        **given,
+    }
+    try:
+        return Settings.model_validate(layers)
+    except ValidationError as error:  # the other layers were valid by themselves
+        raise _invalid("the command line", error, lambda name: f"--{_dashed(name)}") from error
+
+
+def _from_environment() -> _Environment:
+    try:
+        return _Environment()
+    except SettingsError as error:
+        named = _FIELD.search(str(error))
+        problem = Problem(_variable(named[1] if named else ""), "is not JSON")
+        raise InvalidSpec(_ENVIRONMENT, (problem,)) from error
+    except ValidationError as error:
+        raise _invalid(_ENVIRONMENT, error, _variable) from error
+
+
+def _invalid(where: str, error: ValidationError, named: Callable[[str], str]) -> InvalidSpec:
+    # Without the values: somebody may have given a secret in place of where it is found.
+    problems = (Problem(named(str(one["loc"][0])), one["msg"]) for one in error.errors())
+    return InvalidSpec(where, tuple(problems))
+
+
+def _variable(name: str) -> str:
+    return f"TRITONFLEET_{name.upper()}"
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -10,23 +10,24 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonfleet import talk
-from tritonfleet.errors import FleetError
+from tritonfleet.errors import FleetError, InvalidSpec, Problem
 from tritonfleet.facts import access_log, deployed, wants_rate_limit
 from tritonfleet.gateway.access_plan import read_access
-from tritonfleet.gateway.envoy.files import remove, run_folder
+from tritonfleet.gateway.envoy.files import Share, remove, run_folder
 from tritonfleet.gateway.envoy.process import EnvoyOptions
 from tritonfleet.gateway.envoy.program import Program, find_program
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.orders import Order
-from tritonfleet.parts import BrainChild, BrainHere, EnvoyProxy, Part, Tritonserver
+from tritonfleet.parts import AttachedEnvoy, BrainChild, BrainHere, EnvoyProxy, Part, Tritonserver
 from tritonfleet.ports import Reservation
 from tritonfleet.settings import Settings
 from tritonfleet.spec import FleetSpec, ServerSpec
+from tritonfleet.spec.references import read_header
 
 log = logging.getLogger(__name__)
 RESTART_FIRST_S = 0.5
@@ -64,11 +65,13 @@ class Fleet:
         self.repository = settings.repository.resolve()
         self._keepers: list[asyncio.Task[None]] = []
         self._reservations: list[Reservation] = []
+        self._share: Share | None = None
         servers = deployed(spec.servers, settings)
         self.servers = {server.name: self._tritonserver(server) for server in servers}
         brain = BrainChild if isolated else BrainHere
         self.brain: BrainHere | BrainChild = brain(self._order)
-        self.envoy = EnvoyProxy(self._envoy_options)
+        envoy = AttachedEnvoy if settings.attached_envoy else EnvoyProxy
+        self.envoy: AttachedEnvoy | EnvoyProxy = envoy(self._envoy_options)
         self.program: Program
 
     # -- starting and stopping ---------------------------------------------------------------
@@ -77,6 +80,8 @@ class Fleet:
         """Brings everything up, or takes down what came up and raises why the rest did not."""
         try:
             self._reserve_ports()
+            if self.settings.attached_envoy:
+                self._share = await asyncio.to_thread(Share, self._run_folder())
             # The brain reads it for itself; what is wrong with it is told before anything starts.
             await asyncio.to_thread(read_access, self.spec.access, self._folder)
             self.program = await find_program(self.settings.envoy)
@@ -102,7 +107,7 @@ class Fleet:
         await self.envoy.stop(grace_s)
         await self.brain.stop(grace_s)
         await _all(server.stop(grace_s) for server in self.servers.values())
-        await asyncio.to_thread(remove, run_folder(self.settings.state_dir))
+        await asyncio.to_thread(self._leave_run_folder)
         for reservation in self._reservations:
             reservation.release()
 
@@ -150,22 +155,46 @@ class Fleet:
             http_url=server.http_url,
             grpc_url=server.grpc_url,
             metrics_url=server.metrics_url,
+            admin_secret=self._admin_secret(server),
             container=server.container,
             image=settings.image,
             triton_release=settings.triton_release,
         )
         return Tritonserver(server, options)
 
+    def _admin_secret(self, server: ServerSpec) -> str | None:
+        if server.admin_secret is None:
+            return None
+        what = f"the admin secret of server '{server.name}'"
+        return read_header(what, server.admin_secret, self._folder)
+
     def _reserve_ports(self) -> None:
         """Fails before anything heavy is started if our ports are taken; 0 becomes a real one."""
         settings, ports = self.settings, {}
-        for key, host in (
-            ("http_port", settings.host), ("grpc_port", settings.host), ("control_port", _LOOPBACK)
-        ):  # fmt: skip
+        for key, host in self._listened():
             flag = f"--{key.replace('_', '-')}"
             self._reservations.append(Reservation(host, getattr(settings, key), flag))
             ports[key] = self._reservations[-1].port
         self.settings = settings.model_copy(update=ports)
+
+    def _listened(self) -> Iterator[tuple[str, str]]:
+        """Which ports are ours to take, and where."""
+        yield "control_port", _LOOPBACK
+        for key in ("http_port", "grpc_port"):
+            if not self.settings.attached_envoy:
+                yield key, self.settings.host
+            elif getattr(self.settings, key) == 0:
+                cause = "0 picks another each time, and an attached Envoy stays"
+                raise InvalidSpec("the settings", (Problem(key, cause),))
+
+    def _run_folder(self) -> Path:
+        return run_folder(self.settings.state_dir, shared=self.settings.attached_envoy)
+
+    def _leave_run_folder(self) -> None:
+        if not self.settings.attached_envoy:
+            remove(self._run_folder())
+        elif self._share:
+            self._share.end()
 
     def _order(self) -> Order:
         links = tuple(server.link for server in self.servers.values() if server.link)
@@ -176,7 +205,7 @@ class Fleet:
         key = (self._folder / tls.private_key).resolve() if tls else None
         return EnvoyOptions(
             program=self.program,
-            folder=run_folder(settings.state_dir),
+            folder=self._run_folder(),
             state_dir=settings.state_dir,
             host=settings.host,
             ports={"http": settings.http_port, "grpc": settings.grpc_port},
@@ -192,14 +221,15 @@ async def keep(part: Part, sleep: Callable[[float], Awaitable[None]] = asyncio.s
         started = loop.time()
         status = await part.wait()
         tail = part.log_tail(_TAIL_LINES)
-        log.error(
-            "%s exited status=%s; restarting.%s",
-            part.name,
-            status,
-            tail and f" Last lines:\n{tail}",
-        )
+        log.error("%s %s.%s", part.name, _end(part, status), tail and f" Last lines:\n{tail}")
         await part.lost()
         await _restart(part, backoff, loop.time() - started, sleep)
+
+
+def _end(part: Part, status: int) -> str:
+    if part.attached:
+        return "does not answer any more, or was restarted; waiting for it"
+    return f"exited status={status}; restarting"
 
 
 async def _restart(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tritonfleet.errors import InvalidAccess
 from tritonfleet.gateway.envoy.plan import Access, Credential, Jwt, Tls
+from tritonfleet.spec.references import read_secret, read_text
 from tritonfleet.spec.traffic import AccessSpec, JwtSpec, TenantSpec, TlsSpec
 
 SHORTEST_KEY = 16
@@ -65,7 +66,7 @@ def _read_credentials(
 ) -> tuple[Credential, ...]:
     owners: dict[str, str] = {}
     for tenant, reference in _references(access):
-        key = _read_secret(tenant, reference, folder, environment)
+        key = read_secret(_whose(tenant), reference, folder, environment)
         _check_key(tenant, reference, key, tokens=access.jwt is not None)
         owner = owners.setdefault(key, tenant)
         if owner != tenant:
@@ -78,16 +79,6 @@ def _references(access: AccessSpec) -> Iterator[tuple[str, str]]:
     for name, tenant in access.tenants.items():
         for reference in tenant.api_keys:
             yield name, reference
-
-
-def _read_secret(tenant: str, reference: str, folder: Path, environment: Mapping[str, str]) -> str:
-    kind, _, where = reference.partition(":")
-    if kind == "file":
-        return _read_text(_whose(tenant), reference, folder / where).strip()
-    if where not in environment:
-        hint = f"Export {where} where 'tritonfleet serve' is started."
-        raise InvalidAccess(_whose(tenant), reference, "there is no such variable", hint)
-    return environment[where].strip()
 
 
 def _check_key(tenant: str, reference: str, key: str, *, tokens: bool) -> None:
@@ -126,7 +117,7 @@ def _read_jwt(jwt: JwtSpec, folder: Path) -> Jwt:
 
 def _read_jwks(file: str, folder: Path) -> str:
     what = "the keys of the tokens' issuer"
-    text = _read_text(what, file, folder / file)
+    text = read_text(what, file, folder / file)
     try:
         keys = json.loads(text)["keys"]
         known = bool(keys) and all("kty" in key for key in keys)
@@ -154,7 +145,7 @@ def _authorities(issuer: str) -> Path:
 def _read_tls(tls: TlsSpec, folder: Path) -> Tls:
     certificate, key = folder / tls.certificate, (folder / tls.private_key).resolve()
     chain = _certificates("the gateway's certificate", tls.certificate, folder)
-    _read_text("the gateway's private key", tls.private_key, key)
+    read_text("the gateway's private key", tls.private_key, key)
     _check_pair(tls, certificate, key)
     authorities = (
         _certificates("the authorities of clients", tls.client_ca, folder)
@@ -166,7 +157,7 @@ def _read_tls(tls: TlsSpec, folder: Path) -> Tls:
 
 def _certificates(what: str, file: str, folder: Path) -> str:
     """The certificates of a PEM file; a key beside them stays there."""
-    found = _CERTIFICATE.findall(_read_text(what, file, folder / file))
+    found = _CERTIFICATE.findall(read_text(what, file, folder / file))
     if not found:
         raise InvalidAccess(what, file, "it holds no certificate", "PEM is expected.")
     chain = "".join(f"{certificate}\n" for certificate in found)
@@ -186,13 +177,3 @@ def _check_pair(tls: TlsSpec, certificate: Path, key: Path) -> None:
         cause = f"it does not open, or does not belong to {tls.certificate}"
         hint = "Renew both together; a key with a password cannot be used."
         raise InvalidAccess(what, tls.private_key, cause, hint) from error
-
-
-def _read_text(what: str, reference: str, file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        cause, hint = f"{error.strerror}", f"It is looked for at {file.absolute()}."
-    except UnicodeDecodeError:
-        cause, hint = "it is not text", "A key is text, and certificates are PEM."
-    raise InvalidAccess(what, reference, cause, hint)

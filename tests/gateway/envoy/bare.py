@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,20 @@ _ROUTER = {
 }
 
 
-def write_bootstrap(folder: Path, port: int = 0, *, behind: str | None = None) -> None:
-    """Listeners ``http`` and ``grpc`` that answer 200, or forward to ``behind``."""
+def write_bootstrap(
+    folder: Path,
+    port: int = 0,
+    *,
+    behind: str | None = None,
+    listeners: Sequence[str] = ("http", "grpc"),
+) -> None:
+    """Listeners that answer 200, or forward to ``behind``."""
     address = behind.rsplit(":", 1) if behind else None
     clusters = [_cluster(*address)] if address else []
     bootstrap = {
         "admin": {"address": {"pipe": {"path": f"{folder}/admin.sock", "mode": 0o600}}},
         "static_resources": {
-            "listeners": [_listener(name, port, bool(behind)) for name in ("http", "grpc")],
+            "listeners": [_listener(name, port, bool(behind)) for name in listeners],
             "clusters": clusters,
         },
     }

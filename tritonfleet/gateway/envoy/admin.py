@@ -90,6 +90,10 @@ class Admin:
         told = _statistics(await self._get("/stats", type="Gauges", filter=pattern))
         return sum(int(value) for key, value in told.items() if not key.startswith("http.admin."))
 
+    async def prometheus(self) -> bytes:
+        """Every statistic that has ever been touched, as text for Prometheus."""
+        return await self._get("/stats/prometheus", usedonly="")
+
     async def listening(self) -> Mapping[str, int]:
         """The TCP port of each listener."""
         listeners = json.loads(await self._get("/listeners", format="json"))["listener_statuses"]

@@ -29,12 +29,16 @@ _MEMORY_BYTES = 2**30
 """A container's usual 64 MiB are wanted by Triton's models, and thousands of models need more."""
 
 
-def run_folder(state_dir: Path) -> Path:
+def run_folder(state_dir: Path, *, shared: bool = False) -> Path:
     """The folder that belongs to ``state_dir``: in memory where there is room, else inside it.
 
     On a disk, renaming a file over another takes up to a millisecond, and each eviction does so.
+    ``shared`` with an Envoy in another container, of which only ``state_dir`` is the same, it is
+    always inside; LauncherUnavailable where sockets would have too long a path.
     """
     inside = state_dir.resolve() / "gateway"
+    if shared:
+        return _short_enough(inside)
     digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
     if _has_room(_MEMORY):
         return _MEMORY / f"tritonfleet-gateway-{digest}"
@@ -42,6 +46,63 @@ def run_folder(state_dir: Path) -> Path:
         return inside
     usual = Path(tempfile.gettempdir(), f"tritonfleet-{digest}")
     return usual if _fits(usual) else Path("/tmp") / usual.name  # noqa: S108 - checked below
+
+
+def _short_enough(folder: Path) -> Path:
+    if not _fits(folder):
+        longest = _SOCKET_BYTES - len(_LONGEST_NAME)
+        raise LauncherUnavailable(
+            "envoy",
+            f"{folder} is too long a path for sockets, which has {longest} bytes at most",
+            "Choose a shorter state_dir.",
+        )
+    return folder
+
+
+class Share:
+    """That somebody needs a folder; of all who do, the last to end removes it.
+
+    The lock is one of the kernel's: it holds between containers, and ends with its process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """LauncherUnavailable when the folder is another user's."""
+        self._folder = folder
+        self._descriptor = _open_shared(folder)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def end(self) -> None:
+        """Removes the folder if nobody else needs it; harmless afterwards."""
+        if self._descriptor < 0:
+            return
+        # Not in one step: two that end together would wait for each other.
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        if _try_lock(self._descriptor):
+            remove(self._folder)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _open_shared(folder: Path) -> int:
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _not_ours(lock, f"cannot be opened: {error.strerror}") from error
+    owner = os.fstat(descriptor).st_uid
+    if owner != os.getuid():
+        os.close(descriptor)
+        raise _not_ours(lock, f"belongs to user {owner}")
+    return descriptor
+
+
+def _not_ours(lock: Path, what: str) -> LauncherUnavailable:
+    return LauncherUnavailable(
+        "envoy",
+        f"{lock} {what}, and this process is of user {os.getuid()}",
+        "Run 'tritonfleet serve' and 'tritonfleet envoy' as one user who may write there.",
+    )
 
 
 def remove(folder: Path) -> None:

@@ -98,6 +98,8 @@ def _docker(setting: str) -> str:
 def _container(docker: str, image: str, folders: Sequence[Path], name: str | None) -> list[str]:
     return [
         *(docker, "run", "--rm", "--network=host", f"--user={os.getuid()}:{os.getgid()}"),
+        *("--security-opt=no-new-privileges", "--cap-drop=ALL", "--read-only", "--tmpfs=/tmp"),
+        "--label=io.tritonfleet.managed=true",
         *([f"--name={name}"] if name else []),
         *(f"--volume={folder}:{folder}" for folder in dict.fromkeys(folders)),
         *("--entrypoint=envoy", image),
