@@ -35,6 +35,7 @@ from tritonfleet.gateway.envoy.plan import Access, GatewayPlan
 from tritonfleet.gateway.envoy.rotation import LogRotation
 from tritonfleet.gateway.grpc_front import GrpcFront
 from tritonfleet.gateway.relay import Relay
+from tritonfleet.gateway.scraping import Scraping
 from tritonfleet.gateway.shared_memory import SharedMemory
 from tritonfleet.keepsakes import Footprints, Pins
 from tritonfleet.orders import Order, Ready, ServerLink
@@ -58,7 +59,7 @@ class Brain:
     def __init__(self, order: Order) -> None:
         self.order, self.spec, self.settings = order, order.spec, order.settings
         self.repository = self.settings.repository.resolve()
-        self.folder = run_folder(self.settings.state_dir)
+        self.folder = run_folder(self.settings.state_dir, shared=self.settings.attached_envoy)
         self.addresses = talk.expected_addresses(
             self.settings, tls=self.spec.access.tls is not None
         )
@@ -112,10 +113,10 @@ class Brain:
             events.close()
 
     async def server_back(self, link: ServerLink) -> None:
-        """A tritonserver runs again, empty, perhaps at another address."""
+        """A tritonserver runs again, perhaps at another address."""
         self._links[link.name] = link
         await self.data_plane.set_servers(server_addresses(self._links.values()))
-        self.controller.server_back(link.name, await self._handle(link))
+        await self.controller.server_back(link.name, await self._handle(link))
         await self.activator.restore(link.name)
 
     # -- Envoy's files -------------------------------------------------------------------------
@@ -129,15 +130,16 @@ class Brain:
             log=self.settings.state_dir.resolve() / "logs" / "envoy.log",
         )
         self._open.push_async_callback(self.data_plane.close)
+        log_file = access_log(self.settings)
+        if log_file is not None:
+            # Before Envoy is asked what it thinks of a file that names it.
+            await asyncio.to_thread(_make_private, log_file)
+            self._in_background(LogRotation(log_file, self.data_plane.admin).run())
         await self.data_plane.apply(await asyncio.to_thread(self._plan))
         for name, model in self.spec.models.items():
             if model.mirror is not None:
                 await self.data_plane.mirror(name, model.mirror.percent)
         self._in_background(self._renew_access())
-        log_file = access_log(self.settings)
-        if log_file is not None:
-            await asyncio.to_thread(_make_private, log_file)
-            self._in_background(LogRotation(log_file, self.data_plane.admin).run())
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
@@ -252,7 +254,9 @@ class Brain:
         )
         await self._unix_site(self.activator.application(), plan.activator_http)
         await self._grpc_site(plan.activator_grpc)
-        await self._control_site(self._control_api().application())
+        control = self._control_api().application()
+        self._scraping().add_to(control)
+        await self._control_site(control)
 
     def _control_api(self) -> ControlApi:
         return ControlApi(
@@ -263,6 +267,15 @@ class Brain:
             addresses=lambda: self.addresses,
             descriptions={name: model.description for name, model in self.spec.models.items()},
             save_pins=self._pins.save,
+        )
+
+    def _scraping(self) -> Scraping:
+        return Scraping(
+            self.controller,
+            self.desk,
+            self.data_plane.admin,
+            fleet=self.spec.name,
+            version=version("tritonfleet"),
         )
 
     def _config(self, model: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.controller.imitation import Triton, controlling, until
 from tritonfleet.controller import controller as module
+from tritonfleet.controller.controller import ServerHandle
 from tritonfleet.controller.ledger import Phase
 from tritonfleet.errors import ModelNotFound, ServerTimeout
 
@@ -149,3 +150,17 @@ async def test_a_version_is_no_model_to_those_who_ask_from_outside():
         with pytest.raises(ModelNotFound):
             async with controller.lease("bert@2"):
                 pass
+
+
+async def test_a_server_that_was_only_out_of_reach_is_emptied_before_it_is_used_again():
+    triton = Triton()
+    async with controlling(triton, {"bert": 4, "vit": 4}) as controller:
+        await used(controller, "bert")
+        await controller.server_lost("gpu0")
+        assert triton.verbs("bert")[-1] != "unload"
+        await controller.server_back("gpu0", ServerHandle(triton, None, None))
+        await used(controller, "bert")
+        verbs = triton.verbs("bert")
+        assert verbs.index("unload") < verbs.index("until_unloaded")
+        assert verbs[verbs.index("until_unloaded") :].count("load") == 1
+        assert not triton.verbs("vit")

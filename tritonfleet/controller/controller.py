@@ -36,6 +36,7 @@ from tritonfleet.controller.ledger import (
     Withdraw,
 )
 from tritonfleet.controller.rollout import Rollouts
+from tritonfleet.controller.tally import Tally
 from tritonfleet.controller.versions import config_with, entry_of, parts_of
 from tritonfleet.controller.warmup import prove
 from tritonfleet.errors import (
@@ -141,6 +142,7 @@ class Controller:
     ) -> None:
         self.ledger = ledger
         self.rollouts = rollouts or Rollouts()
+        self.tally = Tally()
         self._endpoints = endpoints or NoEndpoints()
         self._servers = dict(servers)
         self._configs, self._record, self._clock = configs, record, clock
@@ -316,8 +318,13 @@ class Controller:
         if handle:
             await handle.client.close()
 
-    def server_back(self, name: str, handle: ServerHandle) -> None:
-        """A server runs again, empty; what it held comes back."""
+    async def server_back(self, name: str, handle: ServerHandle) -> None:
+        """A server runs again; what it held comes back.
+
+        One that was only out of reach still has it, and nobody has counted it meanwhile: it is
+        emptied first.
+        """
+        await _empty(name, handle.client)
         self._servers[name] = handle
         self._attend(name, handle)
         self._apply(self.ledger.server_back(name, self._clock()))
@@ -462,6 +469,7 @@ class Controller:
             await self._measure(handle, model)
         now = self._clock()
         self._apply(self.ledger.loaded(model, now, proved=proved))
+        self.tally.loads[parts_of(model)[0], action.server].add(now - started)
         log.info("loaded model=%s server=%s load_s=%.3f", model, action.server, now - started)
         if proved:
             await self._measure(handle, model)
@@ -556,6 +564,7 @@ class Controller:
             # nothing wrong, is loaded when the server is back.
             await asyncio.sleep(DEATH_S)
         reason = error.reason if isinstance(error, LoadFailed) else str(error)
+        self.tally.load_failures[parts_of(model)[0]] += 1
         log.warning("load failed model=%s server=%s: %s", model, client.name, reason)
         self._apply(self.ledger.load_failed(model, reason, self._clock()))
         await self._abandon(client, model)
@@ -587,6 +596,7 @@ class Controller:
                 await asyncio.sleep(UNLOAD_RETRY_S)
         seconds = self._clock() - started
         log.info("unloaded model=%s server=%s unload_s=%.3f", action.model, action.server, seconds)
+        self.tally.unloads[parts_of(action.model)[0]] += 1
         self._departures[action.model] += 1
         self._apply(self.ledger.unloaded(action.model, self._clock()))
 
@@ -820,6 +830,21 @@ class Controller:
         return self._clock() - (time.time() - milliseconds / 1000)
 
 
+async def _empty(name: str, client: TritonClient) -> None:
+    try:
+        held = {one.name for one in await client.index() if one.state not in _GONE}
+        for model in sorted(held):
+            await client.unload(model)
+        leaving = [client.until_unloaded(model) for model in sorted(held)]
+        await asyncio.wait_for(asyncio.gather(*leaving), _EMPTY_TIMEOUT_S)
+    except (FleetError, asyncio.TimeoutError) as error:  # the watch will tell what is there
+        log.warning("server=%s could not be emptied: %s", name, error)
+        return
+    if held:
+        log.warning("server=%s came back with models=%s; unloaded", name, ",".join(sorted(held)))
+
+
+_EMPTY_TIMEOUT_S = 30.0
 _GONE = (ReadyState.UNAVAILABLE, ReadyState.UNKNOWN)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -304,6 +304,8 @@ class Ledger:
         self._footprints = {name: model.footprint for name, model in self._models.items()}
         self._reckon()
         self.decisions: deque[Decision] = deque(maxlen=decisions_kept)
+        self.evictions: Counter[str] = Counter()
+        """How often each model, or a version of it, had to leave unasked."""
 
     # -- events ------------------------------------------------------------------------------
 
@@ -526,7 +528,8 @@ class Ledger:
             )
         for name in unit:
             self._residents[name].told_to_leave = True
-        self._decide(now, model, resident.server, tuple(unit), "unloaded on request")
+        decision = Decision(now, model, resident.server, tuple(unit), "unloaded on request")
+        self.decisions.append(decision)
         return self._settle(now)
 
     def forgive(self, model: str) -> None:
@@ -685,6 +688,10 @@ class Ledger:
     def waiting(self, model: str) -> int:
         """How many callers wait for a model."""
         return len(self._waiting_for(model))
+
+    def awaited(self) -> Counter[str]:
+        """How many callers wait, by model; models that nobody waits for are absent."""
+        return Counter(waiter.model for waiter in self._waiters.values())
 
     def residents(self, now: float) -> tuple[ResidentView, ...]:
         """Every model on a server, with what keeps it there."""
@@ -1246,6 +1253,7 @@ class Ledger:
         reason: str,
         kept: tuple[tuple[str, str], ...] = (),
     ) -> None:
+        self.evictions.update(self._models[name].version_of or name for name in evicted)
         self.decisions.append(Decision(now, model, server, evicted, reason, kept))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tritonfleet.controller.ledger import Decision, Ledger, Phase, ResidentView
 from tritonfleet.controller.versions import parts_of
 
-_STATE = {
+STATE = {
     Phase.RESERVED: "LOADING",
     Phase.LOADING: "LOADING",
     Phase.READY: "READY",
@@ -54,7 +54,7 @@ def fleet_status(
 def _model(ledger: Ledger, name: str, view: ResidentView | None, now: float) -> dict[str, Any]:
     return {
         "name": name,
-        "state": _STATE[view.phase] if view else "UNAVAILABLE",
+        "state": STATE[view.phase] if view else "UNAVAILABLE",
         "server": view.server if view else None,
         "footprint_bytes": view.footprint if view else ledger.footprint(name),
         "priority": ledger.priority(name),
@@ -66,7 +66,7 @@ def _model(ledger: Ledger, name: str, view: ResidentView | None, now: float) -> 
         "versions_beside": [
             {
                 "version": parts_of(entry)[1],
-                "state": _STATE[beside] if (beside := ledger.phase(entry)) else "UNAVAILABLE",
+                "state": STATE[beside] if (beside := ledger.phase(entry)) else "UNAVAILABLE",
             }
             for entry in ledger.versions_of(name)
         ],

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from tritonfleet.controller.controller import Controller, Lease
+from tritonfleet.controller.tally import Histogram
 from tritonfleet.errors import (
     DeadlineExceeded,
     FleetError,
@@ -120,6 +122,36 @@ class Counters:
     held_bytes: int = 0
 
 
+WAIT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""From a load of a small model by the native backend to the usual limit of a wait."""
+
+
+@dataclass(slots=True)
+class DeskTally:
+    """What has become of the requests that came to the desk."""
+
+    cold_starts: Counter[str] = field(default_factory=Counter)
+    """Requests that found their model not in memory and got it, by the model that answers."""
+    cold_waits: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS_S))
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By the name of the error."""
+
+    def admitted(self, admission: Admission) -> None:
+        """One that got a model."""
+        if admission.cold:
+            self.cold_starts[admission.model] += 1
+            self.cold_waits.add(admission.waited_s)
+
+    @contextlib.contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Counts the error that ends the block, if one of ours does."""
+        try:
+            yield
+        except FleetError as error:
+            self.refusals[type(error).__name__] += 1
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class _Clock:
     """How long one request may take, and how long it has taken."""
@@ -146,7 +178,7 @@ class Desk:
 
     def __init__(self, controller: Controller, rules: Rules) -> None:
         self._controller, self.rules = controller, rules
-        self.counters = Counters()
+        self.counters, self.tally = Counters(), DeskTally()
 
     # -- who may what ------------------------------------------------------------------------
 
@@ -197,13 +229,16 @@ class Desk:
 
     @contextlib.asynccontextmanager
     async def _admit(self, asked: Asked) -> AsyncIterator[Admission]:
-        self.check_model(asked.tenant, asked.model)
-        if asked.deadline_s is not None and asked.deadline_s <= asked.spent_s:
-            raise DeadlineExceeded(asked.model, asked.deadline_s)
-        clock = self._clock(asked)
-        with self._counted(asked):
-            async with AsyncExitStack() as stack:
-                yield await self._first_available(stack, asked, clock)
+        async with AsyncExitStack() as stack:
+            with self.tally.counting_refusals():
+                self.check_model(asked.tenant, asked.model)
+                if asked.deadline_s is not None and asked.deadline_s <= asked.spent_s:
+                    raise DeadlineExceeded(asked.model, asked.deadline_s)
+                clock = self._clock(asked)
+                stack.enter_context(self._counted(asked))
+                admission = await self._first_available(stack, asked, clock)
+            self.tally.admitted(admission)
+            yield admission
 
     @contextlib.asynccontextmanager
     async def _mirror(self, asked: Asked) -> AsyncIterator[Admission]:

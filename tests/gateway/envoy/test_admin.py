@@ -107,6 +107,12 @@ async def test_subscriptions_tell_version_and_refusals():
         }
 
 
+async def test_what_prometheus_wants_is_passed_on_as_it_is_without_what_was_never_touched():
+    async with answering({"/stats/prometheus": "envoy_server_live{} 1\n"}) as (admin, asked):
+        assert await admin.prometheus() == b"envoy_server_live{} 1\n"
+    assert "usedonly" in asked[0].query
+
+
 async def test_the_admin_interface_itself_is_no_client():
     gauges = "http.admin.downstream_rq_active: 1\nhttp.http.downstream_rq_active: 3\n"
     async with answering({"/stats": gauges}) as (admin, _):
