@@ -2,10 +2,12 @@
 PYTHON ?= python3
 FLEET ?= triton_configs/demo.yaml
 ARGS ?=
+GPU ?=
+IMAGES ?=
 BIN := .venv/bin
 export TRITONFLEET_FLEET := $(FLEET)
 
-.PHONY: help setup native build-repo serve bench test test-fast storm fuzz cycles check format lock schema clean
+.PHONY: help setup native image base-image clean-images up down logs ps build-repo serve bench test test-fast storm fuzz cycles check format lock schema clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,6 +19,30 @@ setup:  ## make the virtual environment (.venv), or bring it up to date
 native:  ## build the native ONNX Runtime backend anew (set-up does when its sources change)
 	@rm -f .venv/tritonfleet-native.json
 	@$(PYTHON) scripts/setup.py
+
+image:  ## build the container images: the CPU server's and tritonfleet's (ARGS='--help' tells more)
+	@$(PYTHON) scripts/images.py $(ARGS)
+
+base-image:  ## make a Debian to build them on, with debootstrap, where no registry is reachable
+	@$(PYTHON) scripts/base_image.py
+
+clean-images:  ## remove all container images of this project
+	@$(PYTHON) scripts/images.py --remove
+
+up: setup  ## bring the fleet up in containers: server, controller, Envoy, Prometheus (GPU=0: on a GPU)
+	@$(BIN)/tritonfleet build
+	@$(PYTHON) scripts/images.py $(if $(GPU),tritonfleet)
+	@$(BIN)/python scripts/compose.py up --fleet '$(FLEET)' $(if $(GPU),--gpu '$(GPU)')
+
+down:  ## remove what 'make up' has made (IMAGES=1: the images, too)
+	@$(PYTHON) scripts/compose.py down
+	@$(if $(IMAGES),$(PYTHON) scripts/images.py --remove)
+
+logs:  ## follow the logs of the containers
+	@$(PYTHON) scripts/compose.py logs
+
+ps:  ## list the containers
+	@$(PYTHON) scripts/compose.py ps
 
 build-repo: setup  ## build the fleet's models into model_repository/
 	@$(BIN)/tritonfleet build $(ARGS)
