@@ -6,6 +6,8 @@ import pytest
 
 from tritonfleet.server.events import ModelEvents
 
+pytest_plugins = ["tests.engine", "tests.demo"]
+
 
 @pytest.fixture
 async def events(tmp_path):

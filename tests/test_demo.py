@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,33 +12,17 @@ import pytest
 import tritonclient.http as tritonhttp
 
 from fleet_perf.inputs import make_inputs
+from tests.demo import DEMO
 from tests.serving import serving
 from tritonfleet.spec import load_fleet
 
 pytestmark = [pytest.mark.build, pytest.mark.triton, pytest.mark.timeout(900)]
 
-DEMO = Path(__file__).parents[1] / "triton_configs" / "demo.yaml"
 SENTENCES = [
     "A cat sleeps on the sofa.",
     "Où est la gare ?",
     "GPUs are shared by many models. " * 9,
 ]
-
-
-@pytest.fixture(scope="session")
-def built(pytestconfig):
-    """The demo's repository and the report of its build; kept between runs, like a user's."""
-    folder = Path(pytestconfig.cache.mkdir("demo"))
-    command = [sys.executable, "-m", "tritonfleet", "build", "--fleet", str(DEMO), "--json"]
-    answer = subprocess.run(
-        [*command, "--repository", str(folder / "repository")],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=800,
-    )
-    assert answer.returncode == 0, answer.stdout
-    return folder / "repository", json.loads(answer.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -136,3 +136,60 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path):
         assert lock is not None
         assert elsewhere() == "False"
     assert elsewhere() == "True"
+
+
+# -- shared between a fleet and an Envoy of somebody else ------------------------------------------
+
+
+def test_a_shared_folder_lies_in_the_state_directory_wherever_there_is_memory(monkeypatch):
+    monkeypatch.setattr(files, "_MEMORY_BYTES", 0)
+    assert files.run_folder(Path("/srv/fleet"), shared=True) == Path("/srv/fleet/gateway")
+
+
+@given(st.integers(1, 150))
+def test_a_shared_folder_is_short_enough_for_sockets_or_refused(length):
+    state_dir = Path("/srv", "x" * length)
+    try:
+        folder = files.run_folder(state_dir, shared=True)
+    except LauncherUnavailable as error:
+        assert "Choose a shorter state_dir" in str(error)
+        assert len(f"{state_dir}/gateway/activator-http.sock") > 107
+    else:
+        assert len(f"{folder}/activator-http.sock") <= 107
+
+
+def test_the_last_to_end_removes_the_folder(tmp_path):
+    folder = tmp_path / "state" / "gateway"
+    shares = [files.Share(folder) for _ in range(3)]
+    files.prepare(folder)
+    for share in shares[:2]:
+        share.end()
+        share.end()
+        assert folder.is_dir()
+    shares[2].end()
+    assert not folder.exists()
+
+
+def test_a_share_ends_with_its_process(tmp_path):
+    folder = tmp_path / "gateway"
+    files.prepare(folder)
+    code = (
+        "import sys; from pathlib import Path; from tritonfleet.gateway.envoy.files import Share;"
+        "share = Share(Path(sys.argv[1])); print('here', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"here\n"
+    files.Share(folder).end()
+    assert folder.is_dir()
+    other.kill()
+    other.communicate()
+    files.Share(folder).end()
+    assert not folder.exists()
+
+
+def test_a_state_directory_where_nobody_may_write_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LauncherUnavailable, match="as one user who may write there"):
+        files.Share(tmp_path / "file" / "gateway")

@@ -16,38 +16,9 @@ from aiohttp import web
 from tests.gateway.envoy.bare import write_bootstrap
 from tritonfleet.errors import ConfigRejected, LauncherUnavailable, PortTaken, ServerExited
 from tritonfleet.gateway.envoy import files, process
-from tritonfleet.gateway.envoy.process import EnvoyOptions, EnvoyProcess
-from tritonfleet.gateway.envoy.program import Program, find_program
+from tritonfleet.gateway.envoy.program import Program
 
-NONE = {"http": 0, "grpc": 0}
 GRACE_S = 30.0
-
-
-@pytest.fixture
-async def program():
-    return await find_program()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = files.run_folder(tmp_path)
-    yield folder
-    files.remove(folder)
-
-
-@pytest.fixture
-async def start(program, folder, tmp_path):
-    running = []
-
-    async def start(ports=NONE, **changes) -> EnvoyProcess:
-        options = {"program": program, "host": "127.0.0.1", "ports": ports, "concurrency": 1}
-        given = {"folder": folder, "state_dir": tmp_path, **options, **changes}
-        running.append(await EnvoyProcess.start(EnvoyOptions(**given)))
-        return running[-1]
-
-    yield start
-    for envoy in running:
-        await envoy.stop(0)
 
 
 @pytest.fixture

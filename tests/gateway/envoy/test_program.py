@@ -79,6 +79,8 @@ def test_a_container_sees_its_folders_at_their_own_paths_once():
     assert command == [
         *("/usr/bin/docker", "run", "--rm", "--network=host"),
         f"--user={os.getuid()}:{os.getgid()}",
+        *("--security-opt=no-new-privileges", "--cap-drop=ALL", "--read-only", "--tmpfs=/tmp"),
+        "--label=io.tritonfleet.managed=true",
         *("--name=ours", "--volume=/a:/a", "--volume=/b:/b"),
         *("--entrypoint=envoy", "envoy:1", "--mode", "serve"),
     ]
