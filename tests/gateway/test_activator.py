@@ -14,6 +14,7 @@ from tests.controller.imitation import until
 from tests.gateway.fleet import Fleet, endpoint
 from tests.gateway.listening import FakeTriton, front, fronted
 from tritonfleet.errors import FleetSaturated, LoadFailed
+from tritonfleet.gateway.activator import PAUSES_S
 from tritonfleet.gateway.deadlines import LOOK_BYTES
 from tritonfleet.gateway.desk import REQUEST_BYTES, Rules
 from tritonfleet.spec.traffic import TenantSpec
@@ -197,12 +198,14 @@ async def test_a_model_that_triton_does_not_hold_is_loaded_and_asked_again():
     assert [seen.body for seen in triton.seen] == [body().encode()] * 2
 
 
-async def test_a_model_that_never_comes_is_answered_as_triton_does_in_the_end():
+async def test_a_model_that_leaves_each_time_may_be_asked_for_again_later():
     triton = FakeTriton([ABSENT] * 20)
     async with fronted(triton) as gateway:
-        status, said, _ = await gateway.status("POST", INFER, data=body())
-        assert (status, said["error"]) == ABSENT
-    assert 2 <= len(triton.seen) <= 6
+        status, said, headers = await gateway.status("POST", INFER, data=body())
+    assert status == 503
+    assert "as in a restart" in said["error"]
+    assert headers["Retry-After"] == "1"
+    assert len(triton.seen) == len(PAUSES_S)
 
 
 async def test_an_explicit_version_that_is_not_ready_is_not_asked_for_again():

@@ -187,6 +187,19 @@ async def test_a_model_that_triton_does_not_hold_after_all_is_asked_for_once_mor
         assert fronted.controller.did == [("missing", "bert")]
 
 
+async def test_a_model_that_leaves_each_time_may_be_asked_for_again_later(tmp_path, triton):
+    text = "Request for unknown model: 'bert' has no available versions"
+
+    def absent(_):
+        return Aborted(grpc.StatusCode.NOT_FOUND, text)
+
+    triton.reply = absent
+    async with fronting(tmp_path, triton) as fronted:
+        with pytest.raises(grpc.aio.AioRpcError, match="as in a restart") as refused:
+            await fronted.stub.ModelInfer(request())
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize(("held", "seen"), [((), 2), ((3,), 1)])
 async def test_an_explicit_version_is_asked_for_once_more_if_its_model_has_gone_altogether(
     tmp_path, triton, held, seen

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from tritonfleet.controller.controller import Controller
-from tritonfleet.errors import ServerError, ServerUnreachable
+from tritonfleet.errors import FleetError, FleetSaturated, ServerError, ServerUnreachable
 from tritonfleet.gateway.administration import Administration
 from tritonfleet.gateway.asking import asked_of
 from tritonfleet.gateway.body import Body
@@ -32,7 +32,7 @@ from tritonfleet.gateway.repository import RepositoryExtension
 from tritonfleet.gateway.shared_memory import SharedMemory
 from tritonfleet.talk import error_in
 
-PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4)
+PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Before a request is tried again of which it is certain that nothing has been run."""
 _QUEUE_FULL = "Exceeds maximum queue size"
 _VERSION_NOT_FOUND = re.compile(r"version -?\d+ is not found$")
@@ -43,13 +43,13 @@ _VERBS = ("infer", "generate", "generate_stream")
 class _NothingRun(Exception):
     """An attempt that ended before the model ran."""
 
-    def __init__(self, outcome: web.StreamResponse | ServerUnreachable, overloaded: bool) -> None:
+    def __init__(self, outcome: web.StreamResponse | FleetError, overloaded: bool) -> None:
         super().__init__(outcome)
         self.outcome, self.overloaded = outcome, overloaded
 
     def settle(self) -> web.StreamResponse:
         """What the client gets if it was the last attempt."""
-        if isinstance(self.outcome, ServerUnreachable):
+        if isinstance(self.outcome, FleetError):
             raise self.outcome
         return self.outcome
 
@@ -154,7 +154,7 @@ class Activator:
         text = _error_text(answer) if exchange.body.complete else ""
         if await is_absent(text, admission, self._controller):
             self._controller.missing(admission.model)
-            raise _NothingRun(answer, overloaded=False)
+            raise _NothingRun(absence(admission), overloaded=False)
         refused = _QUEUE_FULL in text and admission.fallback is None
         if refused and self._desk.has_alternative(admission.model):
             raise _NothingRun(answer, overloaded=True)
@@ -197,6 +197,15 @@ async def is_absent(text: str, admission: Admission, controller: Controller) -> 
         return not await controller.loaded_versions(admission.model)
     except ServerError:
         return False
+
+
+def absence(admission: Admission) -> FleetSaturated:
+    """What a caller is told if a model left each time it was there.
+
+    Triton's own "unknown model" would say that asking again is of no use.
+    """
+    cause = f"it left server '{admission.server}' again before it was asked, as in a restart"
+    return FleetSaturated(admission.model, admission.waited_s, 1.0, cause)
 
 
 def says_absent(text: str, model: str) -> bool:

@@ -9,8 +9,8 @@ import grpc
 import grpc.aio
 
 from tritonfleet.controller.controller import Controller
-from tritonfleet.errors import ServerUnreachable
-from tritonfleet.gateway.activator import PAUSES_S, is_absent
+from tritonfleet.errors import FleetError, ServerUnreachable
+from tritonfleet.gateway.activator import PAUSES_S, absence, is_absent
 from tritonfleet.gateway.desk import Admission, Asked, Desk
 from tritonfleet.gateway.grpc_front.call import Call
 from tritonfleet.gateway.grpc_front.channels import Answer, Channels
@@ -22,9 +22,7 @@ _QUEUE_FULL = "Exceeds maximum queue size"
 class _NothingRun(Exception):
     """An attempt that ended before the model ran."""
 
-    def __init__(
-        self, outcome: grpc.aio.AioRpcError | ServerUnreachable, *, overloaded: bool
-    ) -> None:
+    def __init__(self, outcome: grpc.aio.AioRpcError | FleetError, *, overloaded: bool) -> None:
         super().__init__(outcome)
         self.outcome, self.overloaded = outcome, overloaded
 
@@ -95,7 +93,7 @@ class Inference:
         text = error.details() or ""
         if await is_absent(text, admission, self._controller):
             self._controller.missing(admission.model)
-            raise _NothingRun(error, overloaded=False) from error
+            raise _NothingRun(absence(admission), overloaded=False) from error
         refused = _QUEUE_FULL in text and admission.fallback is None
         if refused and self._desk.has_alternative(admission.model):
             raise _NothingRun(error, overloaded=True) from error
