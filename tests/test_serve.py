@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import click
 import pytest
 
 from tests.tiny import adder_fleet
-from tritonfleet.app import _attached, _callers, warnings
+from tritonfleet.app import _callers, warnings
 
 TENANTS = "access:\n  tenants:\n" + "".join(
     f"    team-{letter}: {{api_keys: ['env:KEY_{letter}']}}\n" for letter in "abcdefg"
@@ -75,26 +74,3 @@ def test_models_that_are_not_built_are_named(tmp_path):
 )
 def test_who_may_call_is_told_in_one_line(tmp_path, extra, text):
     assert _callers(spec(tmp_path, extra)) == text
-
-
-# -- flags ---------------------------------------------------------------------------------------
-
-
-def test_servers_are_attached_by_name():
-    assert _attached(("gpu0=a:1,a:2", "gpu1=b:1,b:2,b:3")) == {
-        "gpu0": "a:1,a:2",
-        "gpu1": "b:1,b:2,b:3",
-    }
-
-
-def test_no_flag_leaves_the_environment_and_the_file_their_say():
-    assert _attached(()) is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "wrong"),
-    [(("gpu0",), "is not NAME="), (("gpu0=a:1,a:2", "gpu0=b:1,b:2"), "names 'gpu0' twice")],
-)
-def test_a_flag_that_names_no_server_or_one_twice_is_refused(flags, wrong):
-    with pytest.raises(click.BadParameter, match=wrong):
-        _attached(flags)
