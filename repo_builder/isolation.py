@@ -23,6 +23,9 @@ from tritonfleet.errors import ExportFailed, FleetError
 
 Report: TypeAlias = Callable[[str], None]
 Work: TypeAlias = Callable[[Any, Report], Any]
+_BUILD_PACKAGES = frozenset(
+    {"onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,12 @@ def _outcome(model: str, function: Work, argument: Any, sender: Any, log: str) -
     # The supervisor's place: whatever a factory or an exporter raises ends this model only.
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
-        return Outcome(
-            error=ExportFailed(model, root_cause(error), f"The whole trace is in {log}.")
-        )
+        hint = f"{_remedy(error)}The whole trace is in {log}."
+        return Outcome(error=ExportFailed(model, root_cause(error), hint))
+
+
+def _remedy(error: Exception) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if (missing or "").partition(".")[0] in _BUILD_PACKAGES:
+        return "This installation serves only; to build: pip install 'tritonfleet[build]'. "
+    return ""

@@ -31,6 +31,7 @@ DEPLOY = ROOT / "deploy"
 OVERHEAD_BYTES = 2**30
 """Of a tritonserver beside the memory for models: itself, shared memory, uploads."""
 OPEN_FILES = 65_536
+CONTAINER_USER = 1000
 LOG_LINES = 30
 _LOOPBACK = "127.0.0.1"
 _PROMETHEUS = "tritonfleet/prometheus:latest"
@@ -277,6 +278,7 @@ def up(project: Project, spec: FleetSpec) -> None:
     if not before.get("containers"):
         check_ports(project)
     _check_models(project, spec)
+    check_readable(project)
     project = _with_prometheus(project)
     say("starting server, tritonfleet, envoy and prometheus …")
     try:
@@ -346,6 +348,22 @@ def _check_models(project: Project, spec: FleetSpec) -> None:
         raise ComposeFailed(
             f"no model of the fleet is in {project.repository}. Run 'make build-repo'."
         )
+
+
+def check_readable(project: Project) -> None:
+    """ComposeFailed when the containers' user cannot read the fleet file or the repository."""
+    from tritonfleet.launchers.container.recipe import User
+    from tritonfleet.launchers.container.site import is_readable
+
+    folder = Path(project.variables["FLEET_FOLDER"])
+    file, user = folder / project.variables["FLEET_NAME"], User(*4 * (CONTAINER_USER,))
+    for path in (folder, file, project.repository, *sorted(project.repository.rglob("*"))):
+        if not is_readable(path, user):
+            root = path if path in (folder, file) else project.repository
+            raise ComposeFailed(
+                f"user {CONTAINER_USER}, which the containers run as, cannot read {path}. "
+                f"Let it: chmod {'-R ' * (root == project.repository)}o+rX {root}"
+            )
 
 
 def _with_prometheus(project: Project) -> Project:

@@ -67,7 +67,7 @@ class Fleet:
         self._reservations: list[Reservation] = []
         self._share: Share | None = None
         servers = deployed(spec.servers, settings)
-        self.servers = {server.name: self._tritonserver(server) for server in servers}
+        self.servers = {server.name: self._tritonserver(server, servers) for server in servers}
         brain = BrainChild if isolated else BrainHere
         self.brain: BrainHere | BrainChild = brain(self._order)
         envoy = AttachedEnvoy if settings.attached_envoy else EnvoyProxy
@@ -141,7 +141,7 @@ class Fleet:
 
     # -- what the parts are told ---------------------------------------------------------------
 
-    def _tritonserver(self, server: ServerSpec) -> Tritonserver:
+    def _tritonserver(self, server: ServerSpec, servers: tuple[ServerSpec, ...]) -> Tritonserver:
         settings = self.settings
         options = LaunchOptions(
             name=server.name,
@@ -159,6 +159,7 @@ class Fleet:
             container=server.container,
             image=settings.image,
             triton_release=settings.triton_release,
+            siblings=tuple(each.name for each in servers if each.launcher == server.launcher),
         )
         return Tritonserver(server, options)
 

@@ -185,6 +185,24 @@ def test_a_broken_fleet_file_is_one_clear_error(tmp_path):
         compose.read_fleet(file)
 
 
+@pytest.mark.parametrize("hidden", [".", "fleet.yaml", "models", "models/one/1/model.onnx"])
+def test_what_the_containers_cannot_read_is_told_before_anything_starts(tmp_path, hidden):
+    tmp_path.chmod(0o755)
+    weights = tmp_path / "models" / "one" / "1" / "model.onnx"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "fleet.yaml").touch()
+    volumes = [{"target": "/models", "source": str(tmp_path / "models")}]
+    variables = {"FLEET_FOLDER": str(tmp_path), "FLEET_NAME": "fleet.yaml"}
+    config = {"services": {"server": {"volumes": volumes}}}
+    project = compose.Project("docker", (), variables, config)
+    compose.check_readable(project)
+    path = tmp_path / hidden
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    with pytest.raises(compose.ComposeFailed, match=f"user 1000.* cannot read {path}. Let it: chm"):
+        compose.check_readable(project)
+
+
 @pytest.mark.parametrize(
     ("said", "step"),
     [

@@ -50,3 +50,7 @@ def with_grandchild(file: str, report: Report) -> None:
 
 def group(_: Any, report: Report) -> tuple[int, int]:
     return os.getpid(), os.getsid(0)
+
+
+def imports_what_is_not_there(name: Any, report: Report) -> None:
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -111,3 +111,12 @@ def test_of_several_calls_the_first_to_speak_is_heard(server, log, tmp_path):
             call = first_ready([a, b])
             heard.setdefault(call.model, call.next_event())
         assert heard == {"a": Progress("waiting"), "b": Progress("thinking")}
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"), [("torch.nn", True), ("torchvision", False), ("my_factory", False)]
+)
+def test_an_installation_that_only_serves_says_what_building_takes(run, log, missing, told):
+    _, outcome = run(children.imports_what_is_not_there, missing, log)
+    assert f"No module named '{missing}'" in str(outcome.error)
+    assert ("pip install 'tritonfleet[build]'" in str(outcome.error)) == told

@@ -39,6 +39,9 @@ class LaunchOptions:
     image: str | None = None
     """Of containers that name none of their own; NVIDIA's where None."""
     triton_release: str = DEFAULT_RELEASE
+    siblings: tuple[str, ...] = ()
+    """All servers of the fleet that have this launcher; containers of others, which an earlier
+    fleet kept in this state directory, are removed."""
 
 
 @runtime_checkable
@@ -96,6 +99,7 @@ class Launcher(Protocol):
 
         Raises LauncherUnavailable when this machine lacks something, PortTaken, ServerExited with
         the end of the log, ServerTimeout when it never becomes ready, ServerUnreachable when it
-        was to run already.
+        was to run already; of containers EngineUnavailable, ImageMissing, EngineMismatch, and
+        ContainerFailed with the end of the log.
         """
         ...

@@ -13,7 +13,7 @@ from tritonfleet.errors import ContainerFailed, LauncherUnavailable, PortTaken
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.launchers.command import Invocation, Ports
 from tritonfleet.launchers.container.plan import Plan, server_pid
-from tritonfleet.launchers.container.recipe import CONFIGURATION, INSTANCE
+from tritonfleet.launchers.container.recipe import CONFIGURATION, INSTANCE, SERVER
 from tritonfleet.launchers.container.site import Site
 from tritonfleet.launchers.engine.facts import OUT_OF_MEMORY, Container, EngineFacts, Image
 from tritonfleet.spec.containers import ContainerSpec
@@ -161,6 +161,21 @@ def test_what_is_left_is_removed_and_what_runs_is_stopped_before(make, engine):
     plan.clear()
     assert engine.stopped == ["id1"]
     assert engine.removed == ["id1", "id2"]
+
+
+def test_what_was_kept_for_a_server_that_the_fleet_has_no_more_is_removed(make, engine):
+    plan = make({"siblings": ("gpu0", "gpu1")})
+    labels = [{SERVER: name} for name in ("gpu0", "gpu1", "gpu2")]
+    engine.containers = [left_by(plan, id=f"id{i}", labels=each) for i, each in enumerate(labels)]
+    plan.clear_strays()
+    assert engine.removed == engine.stopped == ["id2"]
+
+
+def test_a_start_that_knows_no_siblings_removes_nobody(make, engine):
+    plan = make()
+    engine.containers = [left_by(plan, labels={SERVER: "gpu2"})]
+    plan.clear_strays()
+    assert engine.removed == []
 
 
 # -- why it ended ----------------------------------------------------------------------------

@@ -127,6 +127,7 @@ class ContainerLauncher:
         site = await asyncio.to_thread(Site.of, options)
         async with locked(site.folder, LAUNCHER, options.name) as lock:
             plan = await asyncio.to_thread(_plan, site)
+            await asyncio.to_thread(plan.clear_strays)
             adopted = await self._adopt(plan, lock)
             if adopted:
                 return adopted

@@ -20,10 +20,12 @@ from tritonfleet.launchers.command import ADMIN_KEY, Invocation, Ports, shared_m
 from tritonfleet.launchers.container.recipe import (
     CONFIGURATION,
     INSTANCE,
+    SERVER,
     Recipe,
     bracketed,
     container_name,
     container_user,
+    fleet_labels,
     native_backend,
     onnxruntime_backend,
     own_labels,
@@ -175,11 +177,23 @@ class Plan:
     def clear(self) -> None:
         """Removes what is left of this server's containers; nobody else's is ever touched."""
         for container in self._own():
-            log.info("container=%s status=%s is removed", container.name, container.status)
-            if container.running:
-                self.end(container.id, _ORPHAN_GRACE_S)
-            self.engine.remove(container.id)
+            self._remove(container)
         self.site.forget()
+
+    def clear_strays(self) -> None:
+        """Removes containers that were kept for servers which the fleet does not have any more."""
+        siblings = self.site.options.siblings
+        if not siblings:
+            return
+        for container in self.engine.find(fleet_labels(self.site.options)):
+            if container.labels.get(SERVER) not in siblings:
+                self._remove(container)
+
+    def _remove(self, container: Container) -> None:
+        log.info("container=%s status=%s is removed", container.name, container.status)
+        if container.running:
+            self.end(container.id, _ORPHAN_GRACE_S)
+        self.engine.remove(container.id)
 
     def end(self, container: str, grace_s: float) -> None:
         """Ends the server; requests in flight get ``grace_s`` seconds."""

@@ -80,9 +80,14 @@ def state_digest(state_dir: Path) -> str:
     return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()
 
 
+def fleet_labels(options: LaunchOptions) -> dict[str, str]:
+    """What all containers bear that were ever made for this state directory."""
+    return {MANAGED: "true", STATE: state_digest(options.state_dir)}
+
+
 def own_labels(options: LaunchOptions) -> dict[str, str]:
     """What all containers bear that were ever made for this server of this fleet."""
-    return {MANAGED: "true", STATE: state_digest(options.state_dir), SERVER: options.name}
+    return {**fleet_labels(options), SERVER: options.name}
 
 
 def native_backend(image: Image) -> NativeBackend | None:

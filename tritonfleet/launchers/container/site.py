@@ -106,7 +106,7 @@ def check_readable(container: str, repository: Path, user: User) -> None:
     """ContainerFailed when the container's user cannot read all of the model repository."""
     # A few hundred entries in general; weights are not opened.
     for path in (repository, *sorted(repository.rglob("*"))):
-        if not _readable(path, user):
+        if not is_readable(path, user):
             raise ContainerFailed(
                 container,
                 f"its user {user} cannot read {path}",
@@ -115,7 +115,8 @@ def check_readable(container: str, repository: Path, user: User) -> None:
             )
 
 
-def _readable(path: Path, user: User) -> bool:
+def is_readable(path: Path, user: User) -> bool:
+    """Whether a user may read a file, or list a folder and enter it, by its own mode."""
     try:
         found = path.stat()
     except OSError:
