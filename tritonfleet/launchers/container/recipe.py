@@ -23,7 +23,8 @@ STATE = "io.tritonfleet.state"
 SERVER = "io.tritonfleet.server"
 INSTANCE = "io.tritonfleet.instance"
 CONFIGURATION = "io.tritonfleet.configuration"
-_OURS = "io.tritonfleet.image"
+_IMAGE = "io.tritonfleet.image"
+_CHECKS_ITSELF = "tritonserver-cpu"
 _READ_ONLY = "io.tritonfleet.read-only"
 _BACKEND = "io.tritonfleet.onnxruntime.backend"
 _LIBRARY = "io.tritonfleet.onnxruntime.library"
@@ -156,8 +157,8 @@ class Recipe:
             "Cmd": self._command(inside),
             "User": str(self.user),
             "Env": self._environment(),
-            # Ours knows by itself where its server listens.
-            **({} if _OURS in self.image.labels else {"Healthcheck": _health_check(inside)}),
+            # That image finds out by itself where its server listens.
+            **({} if self._checks_itself() else {"Healthcheck": _health_check(inside)}),
             "StopSignal": "SIGTERM",
             "StopTimeout": math.ceil(self.options.exit_timeout_s) + 5,
             "ExposedPorts": {f"{port}/tcp": {} for port in _numbers(inside.ports)}
@@ -165,6 +166,9 @@ class Recipe:
             else {},
             "HostConfig": self._host_config(invocation),
         }
+
+    def _checks_itself(self) -> bool:
+        return self.image.labels.get(_IMAGE) == _CHECKS_ITSELF
 
     def _inside(self, invocation: Invocation) -> Invocation:
         """Where the server listens in its own network."""
