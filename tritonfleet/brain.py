@@ -24,7 +24,14 @@ from tritonfleet.controller.ledger import Ledger
 from tritonfleet.controller.rollout import STATE_NAME as ROLLOUTS_NAME
 from tritonfleet.controller.rollout import Rollouts, recorded_splits
 from tritonfleet.errors import FleetError, PortTaken
-from tritonfleet.facts import access_log, gateway_plan, model_facts, server_addresses, server_facts
+from tritonfleet.facts import (
+    access_log,
+    deployed,
+    gateway_plan,
+    model_facts,
+    server_addresses,
+    server_facts,
+)
 from tritonfleet.gateway.access_plan import read_access
 from tritonfleet.gateway.activator import Activator
 from tritonfleet.gateway.control import ControlApi
@@ -64,6 +71,8 @@ class Brain:
             self.settings, tls=self.spec.access.tls is not None
         )
         self._links = {link.name: link for link in order.servers}
+        servers = deployed(self.spec.servers, self.settings)
+        self._attached = {server.name for server in servers if server.launcher == "external"}
         self._events: dict[str, ModelEvents] = {}
         self._footprints = Footprints(
             self.spec,
@@ -204,7 +213,8 @@ class Brain:
         if link.events is not None:
             events = self._events[link.name] = await ModelEvents.listen(link.events)
         memory = ProcessMemory(pid) if pid is not None else None
-        return ServerHandle(TritonClient(link.name, link.endpoint), memory, events)
+        client = TritonClient(link.name, link.endpoint)
+        return ServerHandle(client, memory, events, attached=link.name in self._attached)
 
     def _close_events(self) -> None:
         for events in self._events.values():

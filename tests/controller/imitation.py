@@ -97,6 +97,7 @@ async def controlling(
     capacity=10,
     endpoints=None,
     rollouts=None,
+    attached=False,
     **options,
 ):
     """A controller over one imitated server, for as long as the block lasts."""
@@ -107,7 +108,7 @@ async def controlling(
         return size
 
     book = ledger(models, capacity=capacity, **options)
-    handle = ServerHandle(triton, memory, events)
+    handle = ServerHandle(triton, memory, events, attached)
     controller = Controller(
         book,
         {"gpu0": handle},

@@ -164,3 +164,19 @@ async def test_a_server_that_was_only_out_of_reach_is_emptied_before_it_is_used_
         assert verbs.index("unload") < verbs.index("until_unloaded")
         assert verbs[verbs.index("until_unloaded") :].count("load") == 1
         assert not triton.verbs("vit")
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_a_model_that_is_not_the_fleets_stays_only_where_the_server_is_somebody_elses(
+    attached, caplog
+):
+    triton = Triton()
+    triton.calls.append(("load", "stranger"))
+    async with controlling(triton, {"bert": 4}, attached=attached) as controller:
+        await controller.server_lost("gpu0")
+        handle = ServerHandle(triton, None, None, attached=attached)
+        await controller.server_back("gpu0", handle)
+        await used(controller, "bert")
+    assert ("unload" in triton.verbs("stranger")) != attached
+    assert "stranger" in caplog.text
+    assert controller.ledger.names == ("bert",)

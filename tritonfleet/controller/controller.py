@@ -118,6 +118,8 @@ class ServerHandle:
     memory: Memory | None = None
     events: ModelEvents | None = None
     """What its models tell of themselves, where they do."""
+    attached: bool = False
+    """Whether it is somebody else's, who may have models of his own on it."""
 
 
 class Controller:
@@ -324,7 +326,7 @@ class Controller:
         One that was only out of reach still has it, and nobody has counted it meanwhile: it is
         emptied first.
         """
-        await _empty(name, handle.client)
+        await self._empty(name, handle)
         self._servers[name] = handle
         self._attend(name, handle)
         self._apply(self.ledger.server_back(name, self._clock()))
@@ -731,9 +733,42 @@ class Controller:
         found: dict[str, list[int]] = {}
         for one in ready:
             found.setdefault(one.name, []).append(int(one.version))
-        for model, versions in found.items():
-            for entry in await self.rollouts.adopted(model, versions):
+        strangers = [model for model in found if not self.ledger.knows(model)]
+        await self._send_away(name, self._servers[name], strangers)
+        for model in (model for model in found if model not in strangers):
+            for entry in await self.rollouts.adopted(model, found[model]):
                 self._apply(self.ledger.adopt(entry, name, self._clock()))
+
+    async def _empty(self, name: str, handle: ServerHandle) -> None:
+        """Nobody has counted what a server holds that was lost and is back."""
+        try:
+            index = await handle.client.index()
+        except FleetError as error:  # the watch will tell what is there
+            log.warning("server=%s does not say what it holds: %s", name, error)
+            return
+        held = {one.name for one in index if one.state not in _GONE}
+        await self._send_away(name, handle, held)
+
+    async def _send_away(self, name: str, handle: ServerHandle, models: Iterable[str]) -> None:
+        """Unloads what would take memory that nobody counts; a stranger's on his own server stays.
+
+        Returns when they are gone, or cannot be made to go.
+        """
+        found = set(models)
+        strangers = {model for model in found if handle.attached and not self.ledger.knows(model)}
+        if strangers:
+            told = ",".join(sorted(strangers))
+            log.warning("server=%s models=%s are not the fleet's; nobody counts them", name, told)
+        if not (leaving := sorted(found - strangers)):
+            return
+        log.warning("server=%s holds models=%s; unloading", name, ",".join(leaving))
+        try:
+            for model in leaving:
+                await handle.client.unload(model)
+            gone = [handle.client.until_unloaded(model) for model in leaving]
+            await asyncio.wait_for(asyncio.gather(*gone), _EMPTY_TIMEOUT_S)
+        except (FleetError, asyncio.TimeoutError) as error:
+            log.warning("server=%s keeps some of them: %r", name, error)
 
     async def _watch(self, name: str) -> None:
         """Learns of uses, losses and growth that did not go through us."""
@@ -828,20 +863,6 @@ class Controller:
 
     def _from_unix_ms(self, milliseconds: int) -> float:
         return self._clock() - (time.time() - milliseconds / 1000)
-
-
-async def _empty(name: str, client: TritonClient) -> None:
-    try:
-        held = {one.name for one in await client.index() if one.state not in _GONE}
-        for model in sorted(held):
-            await client.unload(model)
-        leaving = [client.until_unloaded(model) for model in sorted(held)]
-        await asyncio.wait_for(asyncio.gather(*leaving), _EMPTY_TIMEOUT_S)
-    except (FleetError, asyncio.TimeoutError) as error:  # the watch will tell what is there
-        log.warning("server=%s could not be emptied: %s", name, error)
-        return
-    if held:
-        log.warning("server=%s came back with models=%s; unloaded", name, ",".join(sorted(held)))
 
 
 _EMPTY_TIMEOUT_S = 30.0
