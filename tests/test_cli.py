@@ -14,6 +14,7 @@ import pytest
 
 from tests.serving import until
 from tests.tiny import adder_fleet
+from tritonfleet.gateway.envoy.files import remove, run_folder
 from tritonfleet.launchers.native import choose_backend
 
 COMMAND = [sys.executable, "-m", "tritonfleet"]
@@ -217,3 +218,4 @@ def test_a_fleet_that_ends_leaves_no_process_behind(tmp_path, number):
     status = process.wait(60)
     assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
+    remove(run_folder(tmp_path / "state"))  # the next fleet there would have taken it over

@@ -21,7 +21,7 @@ from fleet_perf.gateway.targets import Target
 from fleet_perf.warm import Say
 from tritonfleet.errors import FleetError, ServerTimeout
 from tritonfleet.gateway.envoy.dataplane import DataPlane
-from tritonfleet.gateway.envoy.files import prepare, run_folder
+from tritonfleet.gateway.envoy.files import prepare, remove, run_folder
 from tritonfleet.gateway.envoy.plan import GatewayPlan, ModelPlan, ServerAddress, Split
 from tritonfleet.gateway.envoy.process import EnvoyOptions, EnvoyProcess
 from tritonfleet.gateway.envoy.program import Program, find_program
@@ -241,6 +241,7 @@ async def _upstreams(folder: Path) -> AsyncIterator[ServerAddress]:
     finally:
         server.close()
         activator.close()
+        remove(folder)
 
 
 def _answering(

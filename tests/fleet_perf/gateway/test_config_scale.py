@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_perf.gateway.config_scale import ScaleEffort, measure_config_scale, percentile
+from tritonfleet.gateway.envoy.files import run_folder
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=50), st.floats(1, 100))
@@ -27,3 +28,4 @@ async def test_every_kind_of_change_is_seen_by_requests(tmp_path):
         assert (len(cell.opened_s), len(cell.closed_s), len(cell.planned_s)) == (3, 3, 2)
         assert cell.late == 0
         assert cell.memory_bytes > 0
+        assert not run_folder(tmp_path / str(cell.models)).exists()

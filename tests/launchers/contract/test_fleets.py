@@ -15,6 +15,7 @@ from tests.launchers.processes import gone
 from tests.serving import serving, until
 from tests.tiny import MIB, adder_fleet, write_adder
 from tritonfleet import supervisor
+from tritonfleet.gateway.envoy.files import remove, run_folder
 from tritonfleet.spec.containers import ContainerSpec
 
 pytestmark = [pytest.mark.triton, pytest.mark.envoy, pytest.mark.docker]
@@ -144,6 +145,7 @@ class Commands:
         for fleet in self.running:
             fleet.terminate()
             fleet.wait(60)
+        remove(run_folder(self.folder / "state"))  # of one that was killed
 
 
 @pytest.fixture
