@@ -67,6 +67,21 @@ async def test_it_runs_until_it_is_stopped(start):
     assert gone([process.pid])
 
 
+async def test_a_start_that_is_given_up_leaves_nothing(start):
+    def children():
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+
+    before = children()
+    starting = asyncio.ensure_future(start(PATIENT))
+    await asyncio.sleep(0)  # it runs until it has to wait for its guard
+    begun = children() - before
+    assert begun
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert gone(begun)
+
+
 async def test_stopping_what_has_ended_is_harmless(start):
     process = await start("")
     await process.wait()

@@ -50,9 +50,14 @@ class GuardedProcess:
         all it started are gone, even when this process dies first.
         """
         process = _start_guard(log, lock)
-        _say(process, json.dumps(asdict(order)))
-        reports = await _reader(process)
-        server = cls(process, int(await reports.readline() or 0))
+        try:
+            _say(process, json.dumps(asdict(order)))
+            reports = await _reader(process)
+            server = cls(process, int(await reports.readline() or 0))
+        except BaseException:  # nobody would know of it
+            process.kill()  # the kernel ends the server with it
+            process.wait()
+            raise
         server._end = asyncio.create_task(server._until_end(reports))
         return server
 
