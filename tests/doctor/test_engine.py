@@ -13,8 +13,9 @@ import pytest
 from tests.doctor.builders import container, needs, statuses
 from tests.engine import CPU_IMAGE
 from tritonfleet.doctor.checks import CHECKS
-from tritonfleet.doctor.engine import address_of, ask_engine
+from tritonfleet.doctor.engine import ask_engine
 from tritonfleet.doctor.machine import Machine
+from tritonfleet.launchers.engine.facts import address_of
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tritonfleet.doctor import judge_devices, judge_engine, judge_host, judge_software
 from tritonfleet.doctor.commands import install
-from tritonfleet.doctor.engine import address_of, ask_engine
+from tritonfleet.doctor.engine import ask_engine
 from tritonfleet.doctor.facts import Engine, client_command
 from tritonfleet.doctor.findings import Finding, failed, not_needed, ok, warning
 from tritonfleet.doctor.images import image_of, judge_fit
@@ -22,7 +22,7 @@ from tritonfleet.gateway.access_plan import read_access
 from tritonfleet.gateway.envoy.program import find_program
 from tritonfleet.launchers.container.recipe import container_name, container_user
 from tritonfleet.launchers.container.site import check_readable
-from tritonfleet.launchers.engine.facts import EngineFacts
+from tritonfleet.launchers.engine.facts import EngineFacts, address_of
 from tritonfleet.launchers.wheel import find_wheel
 from tritonfleet.server.layout import published_models
 from tritonfleet.spec import ServerSpec

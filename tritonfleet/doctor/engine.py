@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonfleet.doctor.facts import DEFAULT_ENGINE, Engine, Image
+from tritonfleet.doctor.facts import Engine, Image
+from tritonfleet.launchers.engine.facts import is_podman
 
 _ASKS_S = 10.0
 _SOCKET = "unix://"
-
-
-def address_of(setting: str | None) -> str:
-    """Where an engine listens that no setting names."""
-    return setting or os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE
 
 
 def ask_engine(address: str, images: tuple[str, ...] = ()) -> Engine:
@@ -67,7 +62,7 @@ def _describe(docker: Any, client: Any, address: str, images: tuple[str, ...]) -
     found = {name: image for name in images if (image := _image(docker, client, name))}
     return Engine(
         address=address,
-        kind=_kind(version),
+        kind="Podman" if is_podman(version) else "Docker",
         version=str(version.get("Version", "?")),
         api_version=str(version.get("ApiVersion", "?")),
         storage_driver=str(info.get("Driver", "?")),
@@ -79,11 +74,6 @@ def _describe(docker: Any, client: Any, address: str, images: tuple[str, ...]) -
         warnings=tuple(info.get("Warnings") or ()),
         images=found,
     )
-
-
-def _kind(version: Mapping[str, Any]) -> str:
-    names = " ".join(str(part.get("Name", "")) for part in version.get("Components") or ())
-    return "Podman" if "podman" in names.lower() else "Docker"
 
 
 def _image(docker: Any, client: Any, name: str) -> Image | None:

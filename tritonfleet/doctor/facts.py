@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from tritonfleet.doctor.needs import Port
 from tritonfleet.doctor.nvidia import Gpu
+from tritonfleet.launchers.engine.facts import DEFAULT_ADDRESS
 
-DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 Problem = Literal["no sdk", "no socket", "no permission", "no answer"]
 
 
@@ -134,6 +134,6 @@ def client_command(engine: Engine, *words: str) -> str:
     """What to type to tell this engine something."""
     program = "podman" if engine.kind == "Podman" else "docker"
     host = (
-        ["-H", engine.address] if program == "docker" and engine.address != DEFAULT_ENGINE else []
+        ["-H", engine.address] if program == "docker" and engine.address != DEFAULT_ADDRESS else []
     )
     return shlex.join([program, *host, *words])

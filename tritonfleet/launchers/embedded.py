@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from tritonfleet.errors import LauncherUnavailable, PortTaken, ServerExited, ServerTimeout
+from tritonfleet.errors import PortTaken, ServerExited, ServerTimeout
 from tritonfleet.launchers import logs
 from tritonfleet.launchers.base import LaunchOptions
 from tritonfleet.launchers.command import (
@@ -34,6 +35,7 @@ from tritonfleet.launchers.native import (
 from tritonfleet.launchers.process import GuardedProcess, Order
 from tritonfleet.launchers.readiness import PORT_TAKEN, Ended, free_ports, until_ready
 from tritonfleet.launchers.rehearsal import rehearse
+from tritonfleet.launchers.site import ServerSite
 from tritonfleet.launchers.wheel import (
     Installation,
     Wheel,
@@ -44,6 +46,7 @@ from tritonfleet.launchers.wheel import (
 from tritonfleet.server.endpoint import Endpoint
 from tritonfleet.server.events import ModelEvents
 
+_LAUNCHER = "embedded"
 _PORT_ATTEMPTS = 5
 _TAIL_LINES = 20
 
@@ -99,7 +102,7 @@ class EmbeddedLauncher:
         """
         wheel = find_wheel()
         site = _Site.of(options)
-        async with locked(site.folder, "embedded", options.name) as lock:
+        async with locked(site.folder, _LAUNCHER, options.name) as lock:
             plan = site.prepare(wheel, await _choose(options))
             for _ in range(_PORT_ATTEMPTS):
                 try:
@@ -174,28 +177,12 @@ def _endpoint(invocation: Invocation, pid: int) -> Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
-    """What one server has on disk: its folder, its log, and a lock that keeps others away."""
+class _Site(ServerSite):
+    """What an embedded server has on disk: also an installation, and a note for a successor."""
 
-    options: LaunchOptions
-    folder: Path
-    log: Path
-
-    @classmethod
-    def of(cls, options: LaunchOptions) -> _Site:
-        # Absolute, for tritonserver runs in the folder: a model's process looks for modules in its
-        # working directory first, and the user's may hold anything.
-        state = options.state_dir.resolve()
-        options = replace(options, repository=options.repository.resolve(), state_dir=state)
-        if not options.repository.is_dir():
-            raise LauncherUnavailable(
-                "embedded",
-                f"there is no model repository {options.repository}",
-                "'tritonfleet build' makes one.",
-            )
-        return cls(
-            options, state / "servers" / options.name, state / "logs" / f"{options.name}.log"
-        )
+    # A model's process looks for modules in its working directory first: the user's may hold
+    # anything, so that it is the server's folder.
+    launcher: ClassVar[str] = _LAUNCHER
 
     def prepare(self, wheel: Wheel, backend: Choice) -> _Plan:
         """Removes what an earlier run may have left, and lays everything out for a new one."""

@@ -25,7 +25,7 @@ async def locked(folder: Path, launcher: str, server: str) -> AsyncIterator[int]
     """
     with _open(folder) as file:
         deadline = time.monotonic() + _PREDECESSOR_S
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if time.monotonic() > deadline:
                 raise LauncherUnavailable(
                     launcher,
@@ -41,7 +41,8 @@ def _open(folder: Path) -> BinaryIO:
     return (folder / "lock").open("ab")
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Whether an open file, or folder, is now locked by whoever has this descriptor."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

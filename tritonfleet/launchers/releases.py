@@ -7,7 +7,6 @@ TensorRT. What only may go wrong is a warning.
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from tritonfleet.errors import EngineMismatch
 from tritonfleet.launchers.base import LaunchOptions
+from tritonfleet.launchers.engine.facts import address_of
 from tritonfleet.launchers.gpus import Gpus, chosen_gpus, compute_capabilities, host_gpus
 from tritonfleet.server.engines import (
     Engine,
@@ -280,8 +280,8 @@ def _suiting(engines: Sequence[Engine]) -> str:
 
 def _uses_gpus_here(options: LaunchOptions) -> bool:
     """Whether it is this machine's GPUs that the server gets: an engine may be elsewhere."""
-    engine = options.container.engine or os.environ.get("DOCKER_HOST") or "unix:"
-    return bool(options.container.gpus) and engine.startswith("unix:")
+    here = address_of(options.container.engine).startswith("unix:")
+    return here and bool(options.container.gpus)
 
 
 def _driver_warnings(facts: ImageFacts, gpus: Gpus) -> Iterator[str]:

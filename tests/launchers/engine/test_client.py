@@ -10,7 +10,7 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from tritonfleet.errors import ContainerFailed, EngineUnavailable, ImageMissing
-from tritonfleet.launchers.engine import client
+from tritonfleet.launchers.engine import client, facts
 from tritonfleet.launchers.engine.client import Engine
 from tritonfleet.launchers.engine.facts import EngineFacts, Gone
 
@@ -92,7 +92,7 @@ def test_the_users_own_engine_is_taken_where_none_is_named(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///mine.sock")
     assert Engine.connect().address == "unix:///mine.sock"
     monkeypatch.delenv("DOCKER_HOST")
-    assert Engine.connect().address == client.DEFAULT_ADDRESS
+    assert Engine.connect().address == facts.DEFAULT_ADDRESS
     assert Engine.connect(ADDRESS).address == ADDRESS
     assert asked == ["unix:///mine.sock", None, ADDRESS]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonfleet.errors import LauncherUnavailable
+from tritonfleet.launchers.lock import try_lock
 
 _SOCKET_BYTES = 107
 """The longest path of a Unix socket."""
@@ -77,7 +78,7 @@ class Share:
             return
         # Not in one step: two that end together would wait for each other.
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        if _try_lock(self._descriptor):
+        if try_lock(self._descriptor):
             remove(self._folder)
         os.close(self._descriptor)
         self._descriptor = -1
@@ -153,17 +154,9 @@ def locked(folder: Path) -> Iterator[int | None]:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield descriptor if _try_lock(descriptor) else None
+        yield descriptor if try_lock(descriptor) else None
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def encode(content: Any, pieces: int = 4) -> bytes:

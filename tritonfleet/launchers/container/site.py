@@ -6,14 +6,15 @@ import contextlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from tritonfleet.errors import ContainerFailed, LauncherUnavailable
-from tritonfleet.launchers.base import LaunchOptions
+from tritonfleet.errors import ContainerFailed
 from tritonfleet.launchers.command import Invocation, Ports
 from tritonfleet.launchers.container.recipe import User
 from tritonfleet.launchers.native import events_folder
+from tritonfleet.launchers.site import ServerSite
 from tritonfleet.server.events import ModelEvents
 
 LAUNCHER = "container"
@@ -22,27 +23,10 @@ _SOCKET = "events"
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Site(ServerSite):
     """The folder of one server, its log, and what is noted for whoever adopts its container."""
 
-    options: LaunchOptions
-    folder: Path
-    log: Path
-
-    @classmethod
-    def of(cls, options: LaunchOptions) -> Site:
-        """Where a server's things lie; LauncherUnavailable without a model repository."""
-        state = options.state_dir.resolve()
-        options = replace(options, repository=options.repository.resolve(), state_dir=state)
-        if not options.repository.is_dir():
-            raise LauncherUnavailable(
-                LAUNCHER,
-                f"there is no model repository {options.repository}",
-                "'tritonfleet build' makes one.",
-            )
-        return cls(
-            options, state / "servers" / options.name, state / "logs" / f"{options.name}.log"
-        )
+    launcher: ClassVar[str] = LAUNCHER
 
     # -- the socket on which models tell of themselves -----------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,12 +18,18 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env, parse_repository_tag
 
 from tritonfleet.errors import ImageMissing
-from tritonfleet.launchers.engine.facts import Container, EngineFacts, Gone, Image
+from tritonfleet.launchers.engine.facts import (
+    Container,
+    EngineFacts,
+    Gone,
+    Image,
+    address_of,
+    is_podman,
+)
 from tritonfleet.launchers.engine.faults import not_pulled, refused, unreachable
 from tritonfleet.units import format_bytes
 
 log = logging.getLogger(__name__)
-DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 _CONNECT_TIMEOUT_S = 10
 _CALL_TIMEOUT_S = 60
 _PROGRESS_S = 15.0
@@ -40,7 +45,7 @@ class Engine:
     @classmethod
     def connect(cls, wanted: str | None = None) -> Engine:
         """The engine at an address, or the user's; EngineUnavailable when it does not answer."""
-        address = wanted or os.environ.get("DOCKER_HOST") or DEFAULT_ADDRESS
+        address = address_of(wanted)
         with _reached(address):
             api = _client(wanted)
             facts = _facts(api.version(), api.info())
@@ -181,10 +186,9 @@ def _client(wanted: str | None) -> docker.APIClient:
 
 
 def _facts(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineFacts:
-    components = version.get("Components") or ()
     security = [str(option) for option in info.get("SecurityOptions") or ()]
     return EngineFacts(
-        podman=any("podman" in str(each.get("Name", "")).lower() for each in components),
+        podman=is_podman(version),
         rootless=any("name=rootless" in option for option in security),
         remapped=any("name=userns" in option for option in security),
         version=str(version.get("Version", "")),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 OUT_OF_MEMORY = "ran out of memory"
 """In the last line of the log of a container that the kernel ended for it."""
+
+
+def address_of(setting: str | None) -> str:
+    """Where an engine listens; the user's own, or Docker's usual socket, where nothing is set."""
+    return setting or os.environ.get("DOCKER_HOST") or DEFAULT_ADDRESS
+
+
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Whether an engine is Podman, by its answer to what it is."""
+    components = version.get("Components") or ()
+    return any("podman" in str(each.get("Name", "")).lower() for each in components)
 
 
 class Gone(Exception):
