@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+import images
+
 if TYPE_CHECKING:
     from tritonfleet.spec import FleetSpec
 
@@ -85,34 +88,17 @@ def _act(options: argparse.Namespace) -> None:
 
 def find_engine() -> str:
     """The client of a container engine that answers."""
-    asked_for = os.environ.get("CONTAINER_ENGINE")
-    found = [name for name in ([asked_for] if asked_for else ["docker", "podman"]) if which(name)]
-    if not found:
-        raise ComposeFailed(
-            f"there is no {asked_for or 'docker'} on this machine. Install Docker "
-            "(Debian and Ubuntu: 'apt install docker.io docker-compose-v2' or Docker's own "
-            "packages), or run without containers: 'make serve'."
-        )
-    said = ran([found[0], "version"])
-    if said.returncode != 0:
-        raise ComposeFailed(_unreachable(found[0], said.stderr))
-    return found[0]
-
-
-def _unreachable(engine: str, said: str) -> str:
-    cause = last_line(said) or "it says nothing"
-    if "permission denied" in said:
-        step = "Join its group ('sudo usermod -aG docker $USER', then log in anew), or use sudo."
-    else:
-        step = "Start it ('sudo systemctl start docker'), or point DOCKER_HOST to one that runs."
-    return f"{engine} does not answer: {cause}\n{step}"
+    try:
+        return images.find_engine(os.environ)
+    except images.ImageFailed as error:
+        raise ComposeFailed(f"{error} Or run without containers: 'make serve'.") from error
 
 
 def find_compose(engine: str) -> list[str]:
     """The command for Compose 2 or later."""
     said = ""
     for command in ([engine, "compose"], ["docker-compose"]):
-        answer = ran([*command, "version", "--short"]) if which(command[0]) else None
+        answer = ran([*command, "version", "--short"]) if shutil.which(command[0]) else None
         if answer is not None and answer.returncode == 0:
             said = last_line(answer.stdout).lstrip("v")
             if said.partition(".")[0].isdigit() and int(said.partition(".")[0]) >= _OLDEST_COMPOSE:
@@ -460,11 +446,6 @@ def _remove(project: Project) -> None:
 
 
 # -- small things --------------------------------------------------------------------------------
-
-
-def which(program: str) -> str | None:
-    """Where a program is, if it is."""
-    return shutil.which(program)
 
 
 def ran(

@@ -139,8 +139,14 @@ def no_answer(engine: str, said: str) -> str:
     """Why an engine does not answer, from its client's last line."""
     last = said.splitlines()[-1] if said else "no reason given"
     if "permission denied" in said.lower():
-        return f"{last}. Join the group that owns the socket (docker), or run this with sudo."
-    return f"the container engine does not answer ({last}). Start it, or set DOCKER_HOST."
+        return (
+            f"{last}. Join the group that owns the socket ('sudo usermod -aG docker $USER', then "
+            "log in anew), or run this with sudo."
+        )
+    return (
+        f"the container engine does not answer ({last}). Start it ('sudo systemctl start docker'), "
+        "or set DOCKER_HOST."
+    )
 
 
 def ask(engine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
